@@ -1,0 +1,62 @@
+# Every target sets up what it needs: a virtual environment for each Airflow version, out of Python alone.
+
+PYTHON ?= python3
+AIRFLOW_VERSION ?= 3.3.2
+VENV := .venvs/$(AIRFLOW_VERSION)
+BIN := $(VENV)/bin
+CONSTRAINTS := constraints/airflow-$(AIRFLOW_VERSION).txt
+READY := $(VENV)/.ready
+PYTEST_ARGS ?=
+
+# make demo DIFY_BASE_URL=… DIFY_API_KEY=… DIFY_INPUTS='{"text": "hi"}' runs the workflow of a real server.
+export DIFY_BASE_URL DIFY_API_KEY DIFY_INPUTS
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format docs wheel constraints clean
+
+help:
+	@echo "make demo        run a workflow from a DAG, against a local Dify server"
+	@echo "make test        run all tests; AIRFLOW_VERSION=2.11.2 chooses another Airflow, PYTEST_ARGS=… a selection"
+	@echo "make lint        ruff and mypy"
+	@echo "make format      let ruff rewrite what it can"
+	@echo "make docs        build the documentation into site/"
+	@echo "make wheel       build the wheel, and check it beside Airflow in an empty environment"
+	@echo "make constraints resolve the constraints of all tested Airflow versions anew"
+	@echo "make clean       remove the environments and everything that was built"
+
+$(READY): pyproject.toml $(CONSTRAINTS)
+	@echo "Setting up Airflow $(AIRFLOW_VERSION) in $(VENV) …"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "uv>=0.7"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint $(CONSTRAINTS) \
+		"apache-airflow==$(AIRFLOW_VERSION)" --editable ".[testing]" --group dev --group docs
+	@touch $@
+
+setup: $(READY)
+
+demo: $(READY)
+	@$(BIN)/python scripts/demo.py
+
+test: $(READY)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(READY)
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+	@$(BIN)/mypy
+
+format: $(READY)
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+docs: $(READY)
+	@$(BIN)/mkdocs build --strict --quiet
+
+wheel: $(READY)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/check_wheel.sh $(AIRFLOW_VERSION)
+
+constraints: $(READY)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/resolve_constraints.sh
+
+clean:
+	@rm -rf .venvs .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site

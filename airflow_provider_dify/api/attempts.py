@@ -1,0 +1,144 @@
+"""What earlier tries of a task left behind in Dify, and whether a new try takes it up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from airflow_provider_dify.api.identity import marker
+from airflow_provider_dify.api.polling import UNKNOWN_GRACE_SECONDS, Deadline, Look
+from airflow_provider_dify.api.runs import RunStatus, WorkflowRun
+from airflow_provider_dify.api.server import Server
+from airflow_provider_dify.api.settings import FIRST_LOOK_SECONDS
+from airflow_provider_dify.api.values import number_or_none, text_or_none
+from airflow_provider_dify.api.waiting import LookAt, Sleep
+from airflow_provider_dify.exceptions import DifyNotFoundError, is_final
+
+# A queued run is invisible, and some were seen to start more than a minute after their submission (API facts
+# 12.2). Where nothing else remembers whether an earlier try has submitted, a retry looks this long before it
+# submits itself: longer would delay each retry of a try that never got to submit.
+QUEUE_PATIENCE_SECONDS = 60.0
+# Where runs are not queued, a row only lags a little behind the submission.
+ROW_PATIENCE_SECONDS = 3.0
+EARLIER_RUN_SECONDS = 60.0
+MAX_EARLIER_TRIES = 20
+
+
+@dataclass(frozen=True)
+class TaskTry:
+    """One try of one task instance, as Airflow names it.
+
+    :param life: ``max_tries`` of the task instance: it grows when the task is cleared, and stays for a retry.
+    :param retries: The task's ``retries``, from which the first try of this life follows.
+    """
+
+    dag_id: str
+    task_id: str
+    run_id: str
+    map_index: int
+    life: int
+    number: int
+    retries: int = 0
+
+    @property
+    def marker(self) -> str:
+        """The ``user`` of this try's submission."""
+        return self._marker_of(self.number)
+
+    def _marker_of(self, number: int) -> str:
+        return marker(self.dag_id, self.task_id, self.run_id, self.map_index, self.life, number)
+
+    def earlier_markers(self) -> list[str]:
+        """Return the markers that earlier tries of the same life may have used, latest first."""
+        first = max(1, self.life - self.retries + 1, self.number - MAX_EARLIER_TRIES)
+        return [self._marker_of(number) for number in range(self.number - 1, first - 1, -1)]
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What a try has written down about its submission, before it and after it.
+
+    :param life: ``max_tries`` at the time: what another life has written is not this one's.
+    :param marker: The ``user`` of the submission.
+    :param workflow_run_id: The run; None as long as it is not known.
+    :param task_id: Dify's id for a stop; None where it is not known.
+    """
+
+    life: int
+    marker: str
+    workflow_run_id: str | None = None
+    task_id: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what is kept."""
+        return asdict(self)
+
+    @classmethod
+    def read(cls, kept: Any) -> Submitted | None:
+        """Return what was kept, or None for nothing or something else."""
+        if not isinstance(kept, Mapping):
+            return None
+        life, user = number_or_none(kept.get("life")), text_or_none(kept.get("marker"))
+        if life is None or user is None:
+            return None
+        return cls(
+            life=int(life),
+            marker=user,
+            workflow_run_id=text_or_none(kept.get("workflow_run_id")),
+            task_id=text_or_none(kept.get("task_id")),
+        )
+
+
+def search_deadline(deadline: Deadline, since: float, *, earlier: bool) -> Callable[[Server], Deadline]:
+    """Return when a search for a run by its marker ends, for the server that answers it.
+
+    :param deadline: The task's own deadline, which bounds every search.
+    :param since: Unix seconds at which the search began.
+    :param earlier: Whether it is not even known that there was a submission: then patience ends the search.
+    """
+
+    def until(server: Server) -> Deadline:
+        if not earlier:
+            return deadline
+        patience = QUEUE_PATIENCE_SECONDS if server.queues_runs else ROW_PATIENCE_SECONDS
+        return Deadline(min(deadline.at, since + patience))
+
+    return until
+
+
+def takes_up(status: RunStatus, *, fail_on_partial_success: bool, fail_on_pause: bool) -> bool:
+    """Tell whether a new try takes up a run of an earlier one, instead of starting its own.
+
+    Active runs are waited for, outputs of a run that succeeded meanwhile are taken; after a failed or stopped
+    run, and after an end that fails the task by its own settings, a new run is started.
+    """
+    if status is RunStatus.PARTIAL_SUCCEEDED:
+        return not fail_on_partial_success
+    if status is RunStatus.PAUSED:
+        return not fail_on_pause
+    return status not in (RunStatus.FAILED, RunStatus.STOPPED)
+
+
+EarlierRunFlow = Generator[LookAt | Sleep, Any, WorkflowRun | None]
+
+
+def look_at_earlier(workflow_run_id: str, clock: Callable[[], float]) -> EarlierRunFlow:
+    """Look at a run of an earlier try until the server tells its state.
+
+    :return: The run; None for one that the server does not show for ``UNKNOWN_GRACE_SECONDS``.
+    :raises DifyError: The server did not tell in ``EARLIER_RUN_SECONDS``: nothing is known then, and nothing new
+        may be started.
+    """
+    began = clock()
+    while True:
+        look: Look = yield LookAt(workflow_run_id)
+        if look.run is not None:
+            return look.run
+        spent = clock() - began
+        if isinstance(look.error, DifyNotFoundError):
+            if spent >= UNKNOWN_GRACE_SECONDS:
+                return None
+        elif look.error is not None and (is_final(look.error) or spent >= EARLIER_RUN_SECONDS):
+            raise look.error
+        yield Sleep(FIRST_LOOK_SECONDS)

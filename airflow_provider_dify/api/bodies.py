@@ -1,0 +1,85 @@
+"""The body of a request as a readable that knows whether anything of it was ever sent."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import BinaryIO
+
+from airflow_provider_dify.api.calls import Call, Upload
+
+CHUNK_BYTES = 64 * 1024
+
+
+class Body:
+    """A request's body, read from its start by either HTTP client.
+
+    Both clients send the head of a request and then read its body. As long as ``begun`` is False no server
+    can have got a whole request, which makes sending it again safe even for a submission.
+
+    :param parts: Readables, sent one after the other.
+    :param size: Their length in bytes.
+    :param content_type: The body's type.
+    """
+
+    def __init__(self, parts: list[BinaryIO], size: int, content_type: str) -> None:
+        self._parts = parts
+        self._size = size
+        self.content_type = content_type
+        self.begun = False
+
+    def __len__(self) -> int:
+        """Return the length in bytes, for the Content-Length header."""
+        return self._size
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the body in chunks."""
+        while chunk := self.read(CHUNK_BYTES):
+            yield chunk
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes, at most ``size`` of them where it is positive, and nothing at the end."""
+        self.begun = True
+        while self._parts:
+            chunk = self._parts[0].read(size)
+            if chunk:
+                return chunk
+            self._parts.pop(0)
+        return b""
+
+
+def body_of(call: Call) -> Body | None:
+    """Return a fresh body for a call, or None for a call without one."""
+    if call.upload is not None:
+        return _multipart(call.upload, call.fields)
+    content = call.body
+    return None if content is None else Body([io.BytesIO(content)], len(content), "application/json")
+
+
+def _multipart(upload: Upload, fields: Mapping[str, str]) -> Body:
+    boundary = uuid.uuid4().hex
+    head = b"".join(
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
+        for name, value in fields.items()
+    )
+    head += (
+        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{_quoted(upload.name)}"\r\n'
+        f"Content-Type: {upload.mime_type}\r\n\r\n"
+    ).encode()
+    tail = f"\r\n--{boundary}--\r\n".encode()
+    start = upload.stream.tell()
+    size = upload.stream.seek(0, os.SEEK_END) - start
+    upload.stream.seek(start)
+    return Body(
+        [io.BytesIO(head), upload.stream, io.BytesIO(tail)],
+        len(head) + size + len(tail),
+        f"multipart/form-data; boundary={boundary}",
+    )
+
+
+def _quoted(name: str) -> str:
+    # As browsers escape a file name in a form; a line break in it would end the part's header.
+    return re.sub(r'[\r\n"]', lambda match: f"%{ord(match[0]):02X}", name)

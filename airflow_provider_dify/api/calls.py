@@ -1,0 +1,439 @@
+"""Every operation as a value: what to ask, and how to read the answer. Both API contracts."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, BinaryIO, Generic, Protocol, TypeVar
+from urllib.parse import quote, urlencode
+
+from airflow_provider_dify.api import runs
+from airflow_provider_dify.api.errors import Answer, error_for_answer
+from airflow_provider_dify.api.runs import AppInfo, LogPage, StartedRun, UploadedFile, WorkflowRun
+from airflow_provider_dify.api.values import decode_json, shape_of
+from airflow_provider_dify.exceptions import (
+    DifyInvalidInputError,
+    DifyNotFoundError,
+    DifyRunNotFoundError,
+    DifyUnsupportedError,
+)
+from airflow_provider_dify.names import SERVICE_API, WORKFLOW_RUNS
+
+USER_MAX_CHARS = 255
+LOGS_MAX_LIMIT = 100
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file to send as the part ``file`` of a multipart form, read from its current position."""
+
+    stream: BinaryIO
+    name: str
+    mime_type: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """One HTTP request, without host, authentication and transport.
+
+    :param method: HTTP method.
+    :param path: Path below the connection's base URL, percent-encoded.
+    :param what: What the call does, as the subject of an error message.
+    :param query: Query parameters.
+    :param json: Body as JSON, or None.
+    :param fields: Form fields that go with ``upload``.
+    :param upload: A file to send, or None.
+    :param repeatable: Whether the transport may send it again after a network error or a 5xx. A submission
+        is not: sent twice, it may run twice.
+    :param streaming: Whether the answer may be a stream of events.
+    """
+
+    method: str
+    path: str
+    what: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    json: Mapping[str, Any] | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+    upload: Upload | None = None
+    repeatable: bool = True
+    streaming: bool = False
+
+    @property
+    def target(self) -> str:
+        """Path and query, as they are appended to the base URL."""
+        return f"{self.path}?{urlencode(self.query)}" if self.query else self.path
+
+    @property
+    def body(self) -> bytes | None:
+        """The JSON body as bytes, or None."""
+        return None if self.json is None else json.dumps(self.json, allow_nan=False).encode("ascii")
+
+
+@dataclass(frozen=True)
+class Operation(Generic[T]):
+    """A call and the reading of its answer: the unit that worker and triggerer share."""
+
+    call: Call
+    parse: Callable[[Answer], T]
+
+    def read(self, answer: Answer) -> T:
+        """Turn an answer into the operation's value.
+
+        :raises DifyError: The answer is an error, or is not what the operation answers.
+        """
+        self.check(answer)
+        return self.parse(answer)
+
+    def check(self, answer: Answer) -> None:
+        """Let an answer pass that is no error.
+
+        :raises DifyError: It is one.
+        """
+        if not answer.ok:
+            raise error_for_answer(answer, self.call.what)
+
+
+def read_json(answer: Answer, what: str) -> Any:
+    """Decode the JSON of a successful answer.
+
+    :raises DifyResponseError: It is no JSON, for example the login page of a gateway.
+    """
+    if answer.is_html:
+        raise error_for_answer(answer, what)
+    return decode_json(answer.body, f"{what}: the answer")
+
+
+class ApiContract(Protocol):
+    """The operations that every contract names; one that a contract lacks raises ``DifyUnsupportedError``."""
+
+    name: str
+
+    def check_run_id(self, workflow_run_id: Any, field_name: str = "workflow_run_id") -> str:
+        """Return a usable run id or raise ``DifyInvalidInputError``."""
+
+    def run(
+        self,
+        *,
+        inputs: Mapping[str, Any],
+        user: str,
+        response_mode: str,
+        files: list[dict[str, Any]] | None,
+        query: str | None,
+        workflow_id: str | None,
+    ) -> Operation[StartedRun]:
+        """Start a run."""
+
+    def get_run(self, workflow_run_id: str) -> Operation[WorkflowRun]:
+        """Ask for a run."""
+
+    def stop(self, task_id: str, user: str) -> Operation[None]:
+        """Ask Dify to stop a run."""
+
+    def logs(
+        self,
+        *,
+        user: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        status: str | None = None,
+        keyword: str | None = None,
+        page: int = 1,
+        limit: int = LOGS_MAX_LIMIT,
+    ) -> Operation[LogPage]:
+        """Ask for a page of the workflow logs."""
+
+    def run_events(self, workflow_run_id: str, user: str, *, snapshot: bool) -> Operation[None]:
+        """Follow the events of a run."""
+
+    def upload(self, upload: Upload, user: str) -> Operation[UploadedFile]:
+        """Upload a file."""
+
+    def info(self) -> Operation[AppInfo]:
+        """Ask for the key's app."""
+
+    def parameters(self) -> Operation[dict[str, Any]]:
+        """Ask for the app's input form."""
+
+
+def check_id(value: Any, field_name: str) -> str:
+    """Return an opaque id.
+
+    :raises DifyInvalidInputError: It is no string or empty.
+    """
+    if not isinstance(value, str) or not value.strip():
+        raise DifyInvalidInputError(
+            f"{field_name} must be a non-empty string and is {shape_of(value)}. "
+            "If it comes from XCom, the task that pushes it may not have run."
+        )
+    return value.strip()
+
+
+def _check_uuid(value: Any, field_name: str) -> str:
+    text = check_id(value, field_name)
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        raise DifyInvalidInputError(
+            f"{field_name} must be a UUID such as 6b454183-889f-4bc9-8060-764be1cb16ea and is a string of "
+            f"{len(text)} characters. Dify answers other ids with an internal error, so nothing was sent."
+        ) from None
+
+
+def _as_text(moment: datetime | None) -> str | None:
+    if moment is None:
+        return None
+    if moment.tzinfo is None:
+        raise DifyInvalidInputError(
+            "created_after and created_before must be datetimes with a time zone; got a naive one."
+        )
+    return moment.isoformat(timespec="seconds")
+
+
+class ServiceApi:
+    """Dify's own Service API: every operation there is (API facts, sections 1 to 11)."""
+
+    name = SERVICE_API
+
+    def check_run_id(self, workflow_run_id: Any, field_name: str = "workflow_run_id") -> str:
+        """Return the run id in its usual form.
+
+        :raises DifyInvalidInputError: It is no UUID; Dify would answer 500 (API facts, section 3).
+        """
+        return _check_uuid(workflow_run_id, field_name)
+
+    def run(
+        self,
+        *,
+        inputs: Mapping[str, Any],
+        user: str,
+        response_mode: str,
+        files: list[dict[str, Any]] | None = None,
+        query: str | None = None,
+        workflow_id: str | None = None,
+    ) -> Operation[StartedRun]:
+        """Start a run of the published workflow, or of one published version of it.
+
+        :raises DifyInvalidInputError: ``query`` is given (Dify would drop it silently) or ``workflow_id``
+            is no UUID.
+        """
+        if query is not None:
+            raise DifyInvalidInputError(
+                "query is only part of the workflow-runs contract; Dify's Service API drops it silently. "
+                "Pass the text as one of the workflow's inputs."
+            )
+        path = "/workflows/run"
+        if workflow_id is not None:
+            path = f"/workflows/{_check_uuid(workflow_id, 'workflow_id')}/run"
+        return _submission(path, inputs=inputs, user=user, response_mode=response_mode, files=files)
+
+    def get_run(self, workflow_run_id: str) -> Operation[WorkflowRun]:
+        """Ask for a run; unknown ones raise ``DifyRunNotFoundError`` whichever way the server shows it."""
+        run_id = self.check_run_id(workflow_run_id)
+        return _run_look(f"/workflows/run/{run_id}", run_id)
+
+    def stop(self, task_id: str, user: str) -> Operation[None]:
+        """Ask Dify to stop a run. Its answer is always success and proves nothing (API facts, section 7)."""
+        call = Call(
+            "POST",
+            f"/workflows/tasks/{quote(check_id(task_id, 'task_id'), safe='')}/stop",
+            "Stopping the run",
+            json={"user": user},
+        )
+        return Operation(call, lambda answer: runs.parse_accepted(read_json(answer, call.what)))
+
+    def logs(
+        self,
+        *,
+        user: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        status: str | None = None,
+        keyword: str | None = None,
+        page: int = 1,
+        limit: int = LOGS_MAX_LIMIT,
+    ) -> Operation[LogPage]:
+        """Ask for a page of the workflow logs, newest first.
+
+        :raises DifyInvalidInputError: ``limit`` is not 1 to 100, or a time has no time zone.
+        """
+        if not 1 <= limit <= LOGS_MAX_LIMIT:
+            raise DifyInvalidInputError(f"limit must be 1 to {LOGS_MAX_LIMIT} rows a page and is {limit}.")
+        query = {
+            "created_by_end_user_session_id": user,
+            "created_at__after": _as_text(created_after),
+            "created_at__before": _as_text(created_before),
+            "status": status,
+            "keyword": keyword,
+            "page": str(page),
+            "limit": str(limit),
+        }
+        call = Call(
+            "GET",
+            "/workflows/logs",
+            "Reading the workflow logs",
+            query={name: value for name, value in query.items() if value is not None},
+        )
+        return Operation(call, lambda answer: runs.parse_log_page(read_json(answer, call.what), answer.server_version))
+
+    def run_events(self, workflow_run_id: str, user: str, *, snapshot: bool = False) -> Operation[None]:
+        """Follow a run's events (1.14 and later); ``user`` must be the submission's (API facts, section 9)."""
+        run_id = self.check_run_id(workflow_run_id)
+        query = {"user": user} | ({"include_state_snapshot": "true"} if snapshot else {})
+        call = Call(
+            "GET",
+            f"/workflow/{run_id}/events",
+            f"Following the events of run {run_id}",
+            query=query,
+            streaming=True,
+        )
+        return Operation(call, lambda answer: None)
+
+    def upload(self, upload: Upload, user: str) -> Operation[UploadedFile]:
+        """Upload a file; from 1.14 on only a run of the same ``user`` may use it (API facts, section 10)."""
+        call = Call(
+            "POST",
+            "/files/upload",
+            f"Uploading {upload.name!r}",
+            fields={"user": user},
+            upload=upload,
+            repeatable=False,
+        )
+        return Operation(call, lambda answer: runs.parse_upload(read_json(answer, call.what)))
+
+    def info(self) -> Operation[AppInfo]:
+        """Ask for the key's app."""
+        call = Call("GET", "/info", "Reading the app's information")
+        return Operation(call, lambda answer: runs.parse_info(read_json(answer, call.what), answer.server_version))
+
+    def parameters(self) -> Operation[dict[str, Any]]:
+        """Ask for the app's input form; an app that was never published raises ``DifyAppError``."""
+        call = Call("GET", "/parameters", "Reading the app's input form")
+        return Operation(call, lambda answer: runs.parse_parameters(read_json(answer, call.what)))
+
+
+class WorkflowRunsApi:
+    """The asynchronous contract of gateways before Dify: submit and status, nothing else."""
+
+    name = WORKFLOW_RUNS
+
+    def check_run_id(self, workflow_run_id: Any, field_name: str = "workflow_run_id") -> str:
+        """Return the run id; ids of this contract are opaque.
+
+        :raises DifyInvalidInputError: It is no string or empty.
+        """
+        return check_id(workflow_run_id, field_name)
+
+    def run(
+        self,
+        *,
+        inputs: Mapping[str, Any],
+        user: str,
+        response_mode: str,
+        files: list[dict[str, Any]] | None = None,
+        query: str | None = None,
+        workflow_id: str | None = None,
+    ) -> Operation[StartedRun]:
+        """Start a run.
+
+        :raises DifyInvalidInputError: ``workflow_id`` is missing; this contract's route names it.
+        """
+        if workflow_id is None:
+            raise DifyInvalidInputError(
+                "workflow_id is missing: the workflow-runs contract names the workflow in its route. "
+                "Pass workflow_id, or set the connection's api_contract to service-api."
+            )
+        path = f"/workflows/{quote(check_id(workflow_id, 'workflow_id'), safe='')}/run"
+        return _submission(path, inputs=inputs, user=user, response_mode=response_mode, files=files, query=query)
+
+    def get_run(self, workflow_run_id: str) -> Operation[WorkflowRun]:
+        """Ask for a run."""
+        run_id = self.check_run_id(workflow_run_id)
+        return _run_look(f"/workflow-runs/{quote(run_id, safe='')}", run_id)
+
+    def stop(self, task_id: str, user: str) -> Operation[None]:
+        """There is no stop in this contract."""
+        raise self._unsupported("stop a run")
+
+    def logs(self, **filters: Any) -> Operation[LogPage]:
+        """There are no logs in this contract."""
+        raise self._unsupported("list or find runs")
+
+    def run_events(self, workflow_run_id: str, user: str, *, snapshot: bool = False) -> Operation[None]:
+        """There is no events route in this contract."""
+        raise self._unsupported("follow a run's events")
+
+    def upload(self, upload: Upload, user: str) -> Operation[UploadedFile]:
+        """There is no upload in this contract."""
+        raise self._unsupported("upload a file")
+
+    def info(self) -> Operation[AppInfo]:
+        """There is no app information in this contract."""
+        raise self._unsupported("read the app's information")
+
+    def parameters(self) -> Operation[dict[str, Any]]:
+        """There is no input form in this contract."""
+        raise self._unsupported("read the app's input form")
+
+    @staticmethod
+    def _unsupported(deed: str) -> DifyUnsupportedError:
+        return DifyUnsupportedError(
+            f"The workflow-runs contract has no route to {deed}. "
+            "If the server is a Dify server, set the connection's api_contract to service-api."
+        )
+
+
+def contract(name: str) -> ApiContract:
+    """Return the operations of the contract of this name (``service-api`` or ``workflow-runs``)."""
+    return WorkflowRunsApi() if name == WORKFLOW_RUNS else ServiceApi()
+
+
+def _submission(
+    path: str,
+    *,
+    inputs: Mapping[str, Any],
+    user: str,
+    response_mode: str,
+    files: list[dict[str, Any]] | None,
+    query: str | None = None,
+) -> Operation[StartedRun]:
+    body: dict[str, Any] = {"inputs": dict(inputs), "response_mode": response_mode, "user": user}
+    if files:
+        body["files"] = files
+    if query is not None:
+        body["query"] = query
+    call = Call(
+        "POST",
+        path,
+        "Starting the workflow run",
+        json=body,
+        repeatable=False,
+        streaming=response_mode == "streaming",
+    )
+    return Operation(call, lambda answer: runs.parse_submitted(read_json(answer, call.what), answer.server_version))
+
+
+def _run_look(path: str, run_id: str) -> Operation[WorkflowRun]:
+    call = Call("GET", path, f"Reading run {run_id}")
+
+    def parse(answer: Answer) -> WorkflowRun:
+        return runs.parse_run(read_json(answer, call.what), run_id)
+
+    return _RunLook(call, parse)
+
+
+class _RunLook(Operation[WorkflowRun]):
+    """A look at a run, for which Dify's own 404 means: no such run."""
+
+    def read(self, answer: Answer) -> WorkflowRun:
+        """Turn an answer into a run, or raise ``DifyRunNotFoundError`` for one that is not shown."""
+        try:
+            return super().read(answer)
+        except DifyNotFoundError as error:
+            if answer.is_html:
+                raise
+            raise DifyRunNotFoundError(error.message, status_code=error.status_code, code=error.code) from error

@@ -1,0 +1,101 @@
+"""The search for a run whose submission told nothing: by its marker, in the workflow logs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_provider_dify.api.polling import Deadline
+from airflow_provider_dify.api.runs import LoggedRun, LogPage, RunStatus
+from airflow_provider_dify.api.server import Server
+from airflow_provider_dify.api.settings import PollSchedule
+from airflow_provider_dify.api.waiting import FindMarker, Say, Sleep
+from airflow_provider_dify.exceptions import DifyError, is_final
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run of one of the markers exists: its submission took effect.
+
+    :param workflow_run_id: The run.
+    :param marker: The marker that led to it.
+    """
+
+    workflow_run_id: str
+    marker: str
+
+
+@dataclass(frozen=True)
+class NotFound:
+    """No run of the markers was listed in time, which proves nothing: a queued run is not listed.
+
+    :param reason: Why the search ended.
+    """
+
+    reason: str
+
+
+FindResult = Found | NotFound
+FindRequest = Sleep | FindMarker | Say
+FindFlow = Generator[FindRequest, Any, FindResult]
+
+
+def of_use(run: LoggedRun) -> bool:
+    """Tell whether a run of an earlier try may be taken up; its row in the logs is the first hint only."""
+    return run.status not in (RunStatus.FAILED, RunStatus.STOPPED)
+
+
+def find_run(
+    markers: Sequence[str],
+    *,
+    schedule: PollSchedule,
+    patience: Callable[[Server], Deadline],
+    clock: Callable[[], float],
+    chance: Callable[[], float],
+    wanted: Callable[[LoggedRun], bool] | None = None,
+    streamed: bool = True,
+) -> FindFlow:
+    """Look markers up until a run of one of them is listed.
+
+    Failed look-ups are no news. A search without a single answer that could be read never ends as "nothing
+    there" by patience alone: it goes on until the deadline, and says why.
+
+    :param markers: Markers, the latest first.
+    :param schedule: The distances between look-ups.
+    :param patience: Returns when to give up, for the server that answers.
+    :param clock: Returns unix seconds.
+    :param chance: Returns random numbers from 0 to 1.
+    :param wanted: Which runs count; all of them where left out.
+        Others are passed over, and end the search where they are of the latest
+        marker: its submission is accounted for.
+    :param streamed: Whether the submission was streamed: before Dify 1.9.2 such a run is never listed once its
+        stream is closed.
+    """
+    looks = failures = 0
+    server = Server()
+    while True:
+        error: DifyError | None = None
+        latest_is_settled = False
+        for marker in markers:
+            answer = yield FindMarker(marker)
+            if isinstance(answer, DifyError):
+                error = answer
+                if is_final(error):
+                    raise error
+                continue
+            assert isinstance(answer, LogPage)
+            server = Server(answer.server_version)
+            runs = [run for run in answer.runs if run.user in (None, marker)]
+            if found := [run for run in runs if wanted is None or wanted(run)]:
+                return Found(min(found, key=lambda run: run.created_at or 0).workflow_run_id, marker)
+            latest_is_settled = latest_is_settled or bool(runs and marker == markers[0])
+        looks, failures = looks + 1, failures + 1 if error else 0
+        if error is None and streamed and not server.survives_closed_stream:
+            return NotFound(f"Dify {server.version} never lists a run whose stream was closed")
+        if latest_is_settled:
+            return NotFound("the run of the latest submission has ended and is of no use")
+        left = patience(server).left(clock())
+        if left <= 0:
+            return NotFound(str(error) if error else "no run of this submission was listed in time")
+        yield Sleep(min(schedule.delay(looks, failures, None, chance()), left))

@@ -1,0 +1,74 @@
+"""How a run's end becomes a task's end: outputs or the right exception, the same in both modes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_provider_dify.api.polling import Deadline
+from airflow_provider_dify.api.progress import status_words
+from airflow_provider_dify.api.runs import RunStatus, WorkflowRun
+from airflow_provider_dify.api.values import excerpt
+from airflow_provider_dify.exceptions import (
+    DifyRunFailedError,
+    DifyRunPartialSuccessError,
+    DifyRunPausedError,
+    DifyRunStoppedError,
+    DifyRunTimeoutError,
+)
+
+NEW_RUN = "A retry of the task starts a new run."
+TAKEN_UP = "It was not stopped: a retry of the task takes it up."
+SAME_RUN = "A retry of this sensor looks at the same run again; start a new one with the task that runs the workflow."
+
+
+def outputs_of(run: WorkflowRun, *, fail_on_partial_success: bool, on_retry: str = NEW_RUN) -> dict[str, Any]:
+    """Return the outputs of a run that has ended.
+
+    :param run: A run of a terminal status.
+    :param fail_on_partial_success: Whether ``partial-succeeded`` is a failure.
+    :param on_retry: What a retry of the task does, for the message.
+    :raises DifyRunFailedError: It failed.
+    :raises DifyRunStoppedError: It was stopped.
+    :raises DifyRunPartialSuccessError: It succeeded partially, and that is to fail.
+    """
+    known: dict[str, Any] = {"workflow_run_id": run.workflow_run_id}
+    text = excerpt(run.error, 2000).rstrip(".") if run.error else "no error text was given"
+    if run.status is RunStatus.FAILED:
+        raise DifyRunFailedError(f"Dify run {run.workflow_run_id} failed: {text}. {on_retry}", **known)
+    if run.status is RunStatus.STOPPED:
+        raise DifyRunStoppedError(
+            f"Dify run {run.workflow_run_id} was stopped: {text}. A person, a stop request or one of Dify's "
+            f"execution limits ended it. {on_retry}",
+            **known,
+        )
+    if run.status is RunStatus.PARTIAL_SUCCEEDED and fail_on_partial_success:
+        raise DifyRunPartialSuccessError(
+            f"Dify run {run.workflow_run_id} succeeded only partially: a node failed and its error was handled "
+            f"in the workflow. fail_on_partial_success is set. {on_retry}",
+            **known,
+        )
+    return run.outputs
+
+
+def timeout_error(
+    workflow_run_id: str,
+    status: RunStatus | None,
+    deadline: Deadline,
+    kind: type[DifyRunTimeoutError] = DifyRunTimeoutError,
+    on_retry: str = NEW_RUN,
+) -> DifyRunTimeoutError:
+    """Return the exception for a run that had not ended at the deadline."""
+    return kind(
+        f"Dify run {workflow_run_id} had not ended at the deadline {deadline}; it was {status_words(status)}. "
+        f"Raise timeout if such runs take longer. {on_retry}",
+        workflow_run_id=workflow_run_id,
+    )
+
+
+def paused_error(workflow_run_id: str, questions: list[str], on_retry: str = NEW_RUN) -> DifyRunPausedError:
+    """Return the exception for a run that waits for a human where ``on_pause`` is ``fail``."""
+    asked = (" " + " ".join(questions)) if questions else ""
+    return DifyRunPausedError(
+        f'Dify run {workflow_run_id} is paused until a human answers, and on_pause="fail" is set.{asked} {on_retry}',
+        workflow_run_id=workflow_run_id,
+    )

@@ -1,0 +1,54 @@
+"""What a paused run asks a human, from the events that the server replays for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from airflow_provider_dify.api.events import HUMAN_INPUT_REQUIRED, LAST_EVENTS, EventDecoder
+from airflow_provider_dify.api.values import excerpt, text_or_none
+
+# The server closes a paused run's snapshot by itself; this bounds the wait for one that does not.
+PAUSE_EVENTS_SECONDS = 5.0
+
+
+class PauseReader:
+    """Reads the snapshot of a paused run (API facts, section 9) for the questions in it."""
+
+    def __init__(self) -> None:
+        self._decoder = EventDecoder()
+        self._reasons: list[dict[str, Any]] = []
+
+    def feed(self, chunk: bytes) -> bool:
+        """Take bytes of the stream and tell whether there is more to read."""
+        more = True
+        for event in self._decoder.feed(chunk):
+            if event.event == HUMAN_INPUT_REQUIRED:
+                self._reasons.append(event.data)
+            more = more and event.event not in LAST_EVENTS
+        return more
+
+    def questions(self) -> list[str]:
+        """Return a sentence for each question."""
+        return questions_of(self._reasons)
+
+
+def questions_of(reasons: Iterable[dict[str, Any]]) -> list[str]:
+    """Return a sentence for each reason of a pause that asks a human."""
+    return [question for question in map(_question, reasons) if question is not None]
+
+
+def _question(reason: dict[str, Any]) -> str | None:
+    # The reason's form_token gives access to the form, so it stays out of the log.
+    title = text_or_none(reason.get("node_title")) or text_or_none(reason.get("node_id"))
+    if title is None:
+        return None
+    actions = reason.get("actions")
+    names = [
+        text_or_none(action.get("title")) or str(action.get("id"))
+        for action in (actions if isinstance(actions, list) else [])
+        if isinstance(action, dict)
+    ]
+    asked = excerpt(text_or_none(reason.get("form_content")) or "a decision").rstrip(".")
+    choices = f" Possible answers: {', '.join(names)}." if names else ""
+    return f"The step {title!r} asks a human: {asked}.{choices}"

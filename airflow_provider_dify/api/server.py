@@ -1,0 +1,58 @@
+"""What a server of a version can do, from the ``x-version`` header of its answers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_VERSION = re.compile(r"\s*v?(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?(?!\d)")
+
+
+@dataclass(frozen=True)
+class Server:
+    """Capabilities of one Dify server.
+
+    A version that is not told (a gateway may strip the header) or not understood counts as a current one:
+    the older ones are the exception, and each of their quirks costs a current server something.
+
+    :param version: The version as told; None when unknown.
+    """
+
+    version: str | None = None
+
+    @property
+    def number(self) -> tuple[int, int, int] | None:
+        """The version as three numbers, or None when unknown."""
+        match = _VERSION.match(self.version or "")
+        return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else None
+
+    def _since(self, *least: int) -> bool:
+        number = self.number
+        return number is None or number >= least
+
+    @property
+    def survives_closed_stream(self) -> bool:
+        """Whether a run settles when its stream is closed early.
+
+        Before 1.9.2 the reader of the stream writes the run's row: a run whose stream was closed stays
+        ``running`` for ever (API facts, section 6).
+        """
+        return self._since(1, 9, 2)
+
+    @property
+    def lists_running_runs(self) -> bool:
+        """Whether the workflow logs show a run before it has ended (API facts, section 8)."""
+        return self._since(1, 11, 0)
+
+    @property
+    def queues_runs(self) -> bool:
+        """Whether a streaming run can wait for a worker, listed nowhere (API facts, section 5).
+
+        Seen on 1.14 and not on 1.11; between them the doubt counts.
+        """
+        return self._since(1, 12, 0)
+
+    @property
+    def has_run_events(self) -> bool:
+        """Whether ``GET /workflow/{run_id}/events`` exists (API facts, section 1)."""
+        return self._since(1, 14, 0)

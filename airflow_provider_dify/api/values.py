@@ -1,0 +1,79 @@
+"""JSON as it comes from a server: decoded with one kind of error, read without trusting its types."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from airflow_provider_dify.exceptions import DifyResponseError
+
+EXCERPT_CHARS = 300
+
+
+def decode_json(body: bytes | str, what: str) -> Any:
+    """Decode a JSON text.
+
+    :param body: The text, as UTF-8 bytes or as a string.
+    :param what: What the text is, for the error message.
+    :raises DifyResponseError: It is not JSON, not UTF-8, nested too deeply, or has an absurd number.
+    """
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise DifyResponseError(f"{what} is not JSON ({type(error).__name__}): {excerpt(body)!r}") from error
+
+
+def excerpt(body: bytes | str, limit: int = EXCERPT_CHARS) -> str:
+    """Return the beginning of a text on one line, for a message."""
+    text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
+    text = " ".join(text[: 4 * limit].split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def shape_of(value: Any) -> str:
+    """Describe a value by its type and size, never by its content, for a message."""
+    if value is None:
+        return "null"
+    if isinstance(value, (str, bytes, list, tuple, dict, set, frozenset)):
+        return f"{type(value).__name__} of length {len(value)}"
+    return type(value).__name__
+
+
+def text_or_none(value: Any) -> str | None:
+    """Return a non-empty string, or None for anything else."""
+    return value if isinstance(value, str) and value else None
+
+
+def number_or_none(value: Any) -> float | None:
+    """Return a finite number, also out of a numeric string, or None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def int_or_none(value: Any) -> int | None:
+    """Return a whole number, also out of a numeric string, or None for anything else."""
+    number = number_or_none(value)
+    return None if number is None else int(number)
+
+
+def object_or_none(value: Any) -> dict[str, Any] | None:
+    """Return a JSON object that a server gives as an object, as a JSON string, or as null.
+
+    Dify 1.9 and 1.11 answer ``inputs`` and ``outputs`` as JSON strings, 1.14 answers ``outputs`` as an
+    object, and a run without outputs has null (API facts, section 3). Null and a string of ``null`` are an
+    empty object; None stands for a value that is no object at all.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else None
+        except (ValueError, RecursionError):
+            return None
+    if value is None:
+        return {}
+    return value if isinstance(value, dict) else None

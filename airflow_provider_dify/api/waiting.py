@@ -1,0 +1,116 @@
+"""The wait for a run, once for worker and triggerer: a generator that asks, and acts on what it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_provider_dify.api.polling import (
+    Deadline,
+    Ended,
+    GivenUp,
+    Look,
+    TimedOut,
+    Wait,
+    Watch,
+)
+from airflow_provider_dify.api.progress import Progress
+from airflow_provider_dify.api.runs import RunStatus, WorkflowRun
+from airflow_provider_dify.api.settings import PollSchedule
+
+
+@dataclass(frozen=True)
+class Sleep:
+    """Asks the driver to let seconds pass."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LookAt:
+    """Asks the driver for a ``Look`` at a run."""
+
+    workflow_run_id: str
+
+
+@dataclass(frozen=True)
+class AskWhyPaused:
+    """Asks the driver for what a paused run asks a human, as a list of sentences."""
+
+    run: WorkflowRun
+
+
+@dataclass(frozen=True)
+class FindMarker:
+    """Asks the driver for the ``LogPage`` of a marker, or for the ``DifyError`` that came instead."""
+
+    user: str
+
+
+@dataclass(frozen=True)
+class Say:
+    """Asks the driver to log a line."""
+
+    line: str
+
+
+Request = Sleep | LookAt | FindMarker | AskWhyPaused | Say
+
+
+@dataclass(frozen=True)
+class PausedOut:
+    """The run waits for a human, and that is to fail."""
+
+    questions: tuple[str, ...]
+
+
+WaitResult = Ended | GivenUp | TimedOut | PausedOut
+WaitFlow = Generator[Request, Any, WaitResult]
+
+
+def wait_for_run(
+    workflow_run_id: str,
+    *,
+    schedule: PollSchedule,
+    deadline: Deadline,
+    since: float,
+    clock: Callable[[], float],
+    chance: Callable[[], float],
+    first_wait: float | None = None,
+    fail_on_pause: bool = False,
+) -> WaitFlow:
+    """Wait for the end of a run.
+
+    :param workflow_run_id: The run.
+    :param schedule: The distances between looks.
+    :param deadline: When waiting ends; a last look is taken when it strikes.
+    :param since: Unix seconds from which the waiting time in the log is counted.
+    :param clock: Returns unix seconds.
+    :param chance: Returns random numbers from 0 to 1.
+    :param first_wait: Seconds before the first look; None means the schedule's.
+    :param fail_on_pause: Whether a run that waits for a human ends the wait.
+    :return: How the wait ended.
+    """
+    watch = Watch()
+    progress = Progress(workflow_run_id, since)
+    pause = watch.first_wait(schedule, deadline, clock(), chance()) if first_wait is None else first_wait
+    while True:
+        if pause > 0:
+            yield Sleep(pause)
+        look = yield LookAt(workflow_run_id)
+        assert isinstance(look, Look)
+        now = clock()
+        if line := progress.line(look, now):
+            yield Say(line)
+        paused_before = watch.status is RunStatus.PAUSED
+        watch, decision = watch.decide(look, now=now, deadline=deadline, schedule=schedule, chance=chance())
+        if look.run is not None and watch.status is RunStatus.PAUSED and not paused_before:
+            questions = yield AskWhyPaused(look.run)
+            for question in questions:
+                yield Say(question)
+            if fail_on_pause:
+                return PausedOut(tuple(questions))
+        if not isinstance(decision, Wait):
+            return decision
+        pause = decision.seconds

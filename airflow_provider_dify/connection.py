@@ -1,0 +1,325 @@
+"""An Airflow connection of the type ``dify``: what its fields must hold."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
+
+from airflow_provider_dify.api.values import shape_of
+from airflow_provider_dify.exceptions import DifyConfigurationError
+from airflow_provider_dify.fields import (
+    CONNECT_TIMEOUT_SECONDS,
+    EXTRA_NAMES,
+    MAX_TIMEOUT_SECONDS,
+    READ_TIMEOUT_SECONDS,
+    SAAS_CONSOLE_URL,
+    SAAS_URL,
+)
+from airflow_provider_dify.names import API_CONTRACTS, SERVICE_API
+
+HOST_VARIABLES = ("DIFY_API_BASE_URL", "API_BASE_URL")
+CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
+DEFAULT_PATH = "/v1"
+
+_YES = frozenset({"true", "yes", "on", "y", "t", "1"})
+_NO = frozenset({"false", "no", "off", "n", "f", "0"})
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_OWN_HEADERS = frozenset(
+    {
+        "authorization",
+        "host",
+        "content-length",
+        "content-type",
+        "transfer-encoding",
+        "connection",
+        "user-agent",
+    }
+)
+_PRINTABLE = re.compile(r"[\x21-\x7e]+")
+
+
+@dataclass(frozen=True)
+class DifyConnection:
+    """A checked connection. Its ``repr`` shows no secret.
+
+    :param base_url: Where the API's routes begin, without a slash at the end.
+    :param api_key: The app's API key; it selects the app.
+    :param api_contract: ``service-api`` or ``workflow-runs``.
+    :param verify: Whether certificates are verified; a string is the path of a CA bundle.
+    :param client_cert: Paths of the client certificate and, where it is another file, of its key.
+    :param proxy: Proxy for every request, from the connection or the environment; None for none.
+    :param connect_timeout: Seconds.
+    :param read_timeout: Seconds.
+    :param headers: Headers for a gateway.
+    :param console_url: Dify's console, without a slash at the end.
+    """
+
+    base_url: str
+    api_key: str = field(repr=False)
+    api_contract: str = SERVICE_API
+    verify: bool | str = True
+    client_cert: tuple[str, ...] | None = None
+    proxy: str | None = field(default=None, repr=False)
+    connect_timeout: float = CONNECT_TIMEOUT_SECONDS
+    read_timeout: float = READ_TIMEOUT_SECONDS
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    console_url: str = SAAS_CONSOLE_URL
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Texts that must never reach a log line or a message."""
+        proxy_password = urlsplit(self.proxy).password if self.proxy else None
+        found = (self.api_key, *self.headers.values(), proxy_password)
+        return tuple(sorted((text for text in found if text), key=len, reverse=True))
+
+    def redact(self, text: str) -> str:
+        """Replace every secret in a text, which a server may have echoed."""
+        for secret in self.secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    def ca_bundle(self) -> bool | str:
+        """Return what certificates are verified against: a path, True for the usual authorities, or False.
+
+        The variables that requests honours count for the triggerer too.
+        """
+        if self.verify is not True:
+            return self.verify
+        return next((os.environ[name] for name in CA_VARIABLES if os.environ.get(name)), True)
+
+    @classmethod
+    def parse(
+        cls,
+        *,
+        conn_id: str,
+        host: str | None,
+        schema: str | None,
+        port: int | None,
+        password: str | None,
+        extra: Any,
+    ) -> DifyConnection:
+        """Check the fields of an Airflow connection.
+
+        :param conn_id: The connection's id, for the messages.
+        :param host: Base URL; empty means ``DIFY_API_BASE_URL``, else ``API_BASE_URL``, else the SaaS.
+        :param schema: ``http`` or ``https``, for a host without a scheme.
+        :param port: Appended to a host without one; 0 counts as none.
+        :param password: The app's API key.
+        :param extra: The extra as a dict; see ``fields``.
+        :raises DifyConfigurationError: A field is missing, unknown or holds what it must not.
+        """
+        check = _Check(conn_id)
+        values = check.extras(extra)
+        base = check.base_url(host, schema, port)
+        return cls(
+            base_url=urlunsplit(base),
+            api_key=check.api_key(password),
+            api_contract=check.contract(values.get("api_contract")),
+            verify=check.verify(values.get("verify")),
+            client_cert=check.client_cert(values.get("client_cert")),
+            proxy=check.proxy(values.get("proxy"), base),
+            connect_timeout=check.seconds("connect_timeout", values, CONNECT_TIMEOUT_SECONDS),
+            read_timeout=check.seconds("read_timeout", values, READ_TIMEOUT_SECONDS),
+            headers=check.headers(values.get("headers")),
+            console_url=check.console_url(values.get("console_url"), base),
+        )
+
+
+class _Check:
+    """The rules of the fields; every message names the connection, the field, its shape and the remedy."""
+
+    def __init__(self, conn_id: str) -> None:
+        self._conn_id = conn_id
+
+    def _error(self, field_name: str, text: str) -> DifyConfigurationError:
+        return DifyConfigurationError(f"Connection {self._conn_id!r}, field {field_name}: {text}")
+
+    def extras(self, extra: Any) -> dict[str, Any]:
+        if not isinstance(extra, Mapping):
+            raise self._error("extra", f"must be a JSON object and is {shape_of(extra)}.")
+        unknown = sorted(str(name) for name in extra if name not in EXTRA_NAMES)
+        if unknown:
+            close = difflib.get_close_matches(unknown[0], EXTRA_NAMES, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise self._error(
+                "extra", f"has the unknown name {unknown[0]!r}.{hint} Known names: {', '.join(EXTRA_NAMES)}."
+            )
+        return {name: value for name, value in extra.items() if value is not None and value != ""}
+
+    def base_url(self, host: str | None, schema: str | None, port: int | None) -> SplitResult:
+        field_name, text = "host", (host or "").strip()
+        if not text:
+            named = ((name, os.environ.get(name, "").strip()) for name in HOST_VARIABLES)
+            field_name, text = next(((f"host (from {n})", v) for n, v in named if v), ("host", SAAS_URL))
+            schema = port = None
+        schema = (schema or "").strip().lower() or None
+        if schema not in (None, "http", "https"):
+            raise self._error("schema", f"must be http, https or empty and is {shape_of(schema)}.")
+        if "://" not in text:
+            text = f"{schema or 'https'}://{text}"
+        parts = self._url(text, field_name)
+        if parts.port is None and port:
+            parts = self._url(urlunsplit(parts._replace(netloc=f"{parts.netloc.rstrip(':')}:{port}")), "port")
+        return parts._replace(path=parts.path.rstrip("/") or DEFAULT_PATH)
+
+    def _url(self, text: str, field_name: str) -> SplitResult:
+        """Split a URL that must be http(s) and nothing but scheme, host, port and path."""
+        if any(char.isspace() or not char.isprintable() for char in text):
+            raise self._error(field_name, "has white space or a control character in it: remove it.")
+        try:
+            parts = urlsplit(text)
+            parts.port  # noqa: B018 - reading it is what checks it
+        except ValueError as error:
+            raise self._error(field_name, f"is no URL ({error}).") from None
+        if parts.scheme not in ("http", "https"):
+            raise self._error(field_name, f"has the scheme {parts.scheme!r}: only http and https are possible.")
+        if "@" in parts.netloc:
+            raise self._error(field_name, "has user info in it: the API key belongs in the password field.")
+        if "?" in text or "#" in text:
+            raise self._error(field_name, "has a query or a fragment in it: give the address up to the path only.")
+        if not parts.hostname or "\\" in text:
+            raise self._error(field_name, "names no host: give an address such as https://dify.example.com.")
+        return parts
+
+    def api_key(self, password: str | None) -> str:
+        if not password or not password.strip():
+            raise self._error("password", "is empty: put the app's API key (app-…) there.")
+        if not _PRINTABLE.fullmatch(password):
+            raise self._error(
+                "password",
+                f"is an API key of {len(password)} characters with a space, a line break or another character "
+                "that no key has: copy the key alone, without 'Bearer' and without what surrounds it.",
+            )
+        return password
+
+    def contract(self, value: Any) -> str:
+        if value is None:
+            return SERVICE_API
+        if value not in API_CONTRACTS:
+            raise self._error("api_contract", f"must be {' or '.join(API_CONTRACTS)} and is {_shown(value)}.")
+        return str(value)
+
+    def verify(self, value: Any) -> bool | str:
+        if value is None:
+            return True
+        if isinstance(value, bool):
+            return value
+        if not isinstance(value, str):
+            raise self._error("verify", f"must be true, false or the path of a CA bundle and is {shape_of(value)}.")
+        word = value.strip().lower()
+        if word in _YES | _NO:
+            return word in _YES
+        return self._file("verify", value.strip(), "CA bundle")
+
+    def client_cert(self, value: Any) -> tuple[str, ...] | None:
+        if value is None:
+            return None
+        if isinstance(value, str) and value.strip().startswith("["):
+            value = self._json("client_cert", value)
+        paths = [value] if isinstance(value, str) else value
+        if not isinstance(paths, list) or len(paths) not in (1, 2) or not all(isinstance(p, str) for p in paths):
+            raise self._error(
+                "client_cert",
+                f"must be the path of a PEM file, or a list of certificate and key path, and is {shape_of(value)}.",
+            )
+        return tuple(self._file("client_cert", path.strip(), "certificate or key") for path in paths)
+
+    def _file(self, field_name: str, path: str, what: str) -> str:
+        if not os.path.exists(path):
+            raise self._error(
+                field_name,
+                f"there is no {what} at {path!r} on this machine; worker and triggerer both need the file.",
+            )
+        return path
+
+    def _json(self, field_name: str, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            raise self._error(field_name, f"is a string of {len(text)} characters that is no JSON.") from None
+
+    def proxy(self, value: Any, base: SplitResult) -> str | None:
+        if value is None:
+            host = base.hostname or ""
+            if proxy_bypass_environment(host) or proxy_bypass_environment(base.netloc):
+                return None
+            found = getproxies_environment()
+            value = found.get(base.scheme) or found.get("all")
+            if not value:
+                return None
+            if "://" not in value:
+                value = f"http://{value}"
+        parts = None
+        if isinstance(value, str):
+            try:
+                parts = urlsplit(value.strip())
+                parts.port  # noqa: B018 - reading it is what checks it
+            except ValueError:
+                parts = None
+        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+            raise self._error(
+                "proxy",
+                "must be a URL such as http://proxy.example.com:3128 (http or https; SOCKS is not possible in the "
+                f"triggerer) and is {shape_of(value)}.",
+            )
+        return urlunsplit(parts)
+
+    def seconds(self, field_name: str, values: Mapping[str, Any], default: float) -> float:
+        value = values.get(field_name)
+        if value is None:
+            return default
+        try:
+            seconds = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            seconds = math.nan
+        if not 0 < seconds <= MAX_TIMEOUT_SECONDS:
+            raise self._error(
+                field_name,
+                f"must be more than 0 and at most {MAX_TIMEOUT_SECONDS:g} seconds and is {_shown(value)}.",
+            )
+        return seconds
+
+    def headers(self, value: Any) -> dict[str, str]:
+        if value is None:
+            return {}
+        if isinstance(value, str):
+            value = self._json("headers", value)
+        if not isinstance(value, Mapping):
+            raise self._error("headers", f"must be a JSON object of names and values and is {shape_of(value)}.")
+        for name, content in value.items():
+            if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+                raise self._error("headers", f"{_shown(name)} is no header name.")
+            if name.lower() in _OWN_HEADERS:
+                raise self._error("headers", f"{name!r} is set by the provider itself: remove it.")
+            if not isinstance(content, str) or content != content.strip() or not _is_header_value(content):
+                raise self._error(
+                    "headers",
+                    f"the value of {name!r} must be a string of printable ASCII without white space around it and is "
+                    f"{shape_of(content)}.",
+                )
+        return dict(value)
+
+    def console_url(self, value: Any, base: SplitResult) -> str:
+        if value is None:
+            if base.hostname == urlsplit(SAAS_URL).hostname:
+                return SAAS_CONSOLE_URL
+            return f"{base.scheme}://{base.netloc}"
+        if not isinstance(value, str):
+            raise self._error("console_url", f"must be a URL and is {shape_of(value)}.")
+        return urlunsplit(self._url(value.strip(), "console_url")).rstrip("/")
+
+
+def _is_header_value(text: str) -> bool:
+    return all(char == "\t" or " " <= char <= "~" for char in text)
+
+
+def _shown(value: Any) -> str:
+    return repr(value[:40]) if isinstance(value, str) else shape_of(value)

@@ -1,0 +1,162 @@
+"""Every error this provider raises, below one root.
+
+Classes that also derive from ``AirflowFailException`` end the task without a retry, because the same
+call with the same arguments would be answered the same way. All others leave the retry to the task's
+own ``retries``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowSensorTimeout
+
+
+class DifyError(AirflowException):
+    """Root of all errors of this provider.
+
+    :param message: What happened, what to do about it, and what a retry of the task would do.
+    :param status_code: HTTP status of the answer, or the status an error event names; None without one.
+    :param code: Dify's own error code, for example ``invalid_param``; None without one.
+    :param workflow_run_id: The run concerned, where it is known.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        status_code: int | None = None,
+        code: str | None = None,
+        workflow_run_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.status_code: Any = status_code
+        self.code = code
+        self.workflow_run_id = workflow_run_id
+
+
+class DifyConfigurationError(DifyError, AirflowFailException):
+    """The Airflow connection is incomplete or contradictory; nothing was sent."""
+
+
+class DifyInvalidInputError(DifyError, AirflowFailException):
+    """An argument, an input or a file was refused, by this provider before sending or by Dify."""
+
+
+class DifyUnsupportedError(DifyError, AirflowFailException):
+    """The connection's API contract or the server's version has no route for what was asked."""
+
+
+class DifyAuthenticationError(DifyError, AirflowFailException):
+    """HTTP 401: the API key is missing, unknown, or not meant for this server."""
+
+
+class DifyPermissionError(DifyError, AirflowFailException):
+    """HTTP 403: the app's API access is switched off, or the app or its workspace is not available."""
+
+
+class DifyNotFoundError(DifyError, AirflowFailException):
+    """HTTP 404: no such route, workflow or run."""
+
+
+class DifyRunNotFoundError(DifyNotFoundError):
+    """The server knows no run of this id for the app that the API key selects."""
+
+
+class DifyAppError(DifyError, AirflowFailException):
+    """The key's app cannot run workflows: another app type, or never published."""
+
+
+class DifyProviderError(DifyError):
+    """The model provider or plugin behind the app refused or was down; Dify reports it as HTTP 400."""
+
+
+class DifyRateLimitError(DifyError):
+    """The server takes no further run or request now, and has not started one.
+
+    Dify reports its own limit as HTTP 400 with the text "Too many requests", gateways and billing as 429.
+
+    :param retry_after: Seconds the server asks to wait; None where it does not say.
+    """
+
+    def __init__(self, message: str = "", *, retry_after: float | None = None, **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
+        self.retry_after = retry_after
+
+
+class DifyServerError(DifyError):
+    """HTTP 5xx, from Dify or from a gateway before it.
+
+    :param retry_after: Seconds the server asks to wait; None where it does not say.
+    """
+
+    def __init__(self, message: str = "", *, retry_after: float | None = None, **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
+        self.retry_after = retry_after
+
+
+class DifyTransportError(DifyError):
+    """No complete answer came: DNS, connection, TLS, proxy, a time-out or a broken stream.
+
+    :param sent: False when it is certain that the server got no complete request, so that sending it
+        again cannot start a second run.
+    """
+
+    def __init__(self, message: str = "", *, sent: bool = True, **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
+        self.sent = sent
+
+
+class DifyResponseError(DifyError):
+    """An answer that is not Dify's: no JSON, another shape, a redirect, a login page, an oversized event."""
+
+
+class DifySubmissionUnknownError(DifyError):
+    """A submission was sent and nothing tells whether Dify accepted it.
+
+    It is never sent again by itself: a second submission could start, and bill, a second run.
+
+    :param reason: Why nothing is known, without what follows from it.
+    """
+
+    def __init__(self, message: str = "", *, reason: str = "", **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
+        self.reason = reason
+
+
+class DifyRunError(DifyError):
+    """A run that ended, or is waited for no longer, without the outputs that were asked for."""
+
+
+class DifyRunFailedError(DifyRunError):
+    """The run ended with status ``failed``."""
+
+
+class DifyRunStoppedError(DifyRunError):
+    """The run was stopped: by a person, by a stop request, or by one of Dify's execution limits."""
+
+
+class DifyRunPartialSuccessError(DifyRunError):
+    """The run ended with ``partial-succeeded`` and ``fail_on_partial_success`` is set."""
+
+
+class DifyRunPausedError(DifyRunError):
+    """The run waits for a human and ``on_pause="fail"`` is set."""
+
+
+class DifyRunTimeoutError(DifyRunError):
+    """The deadline struck and the run had not ended. Dify may still be working on it."""
+
+
+class DifySensorTimeoutError(DifyRunTimeoutError, AirflowSensorTimeout):
+    """The sensor's ``timeout`` struck; handled by Airflow as any sensor time-out (no retry, ``soft_fail``)."""
+
+
+class DifyTriggerEventError(DifyError):
+    """A deferred task resumed with an event that the trigger of this version does not send."""
+
+
+def is_final(error: BaseException) -> bool:
+    """Tell whether an error would come again the same way, so that neither a look nor a retry mends it."""
+    return isinstance(error, AirflowFailException)

@@ -1,0 +1,97 @@
+"""The extra fields of a connection, described once for the form, the checks and the documentation.
+
+Airflow reads the form while it is being imported itself, so nothing here may import Airflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_provider_dify.names import API_CONTRACTS, SERVICE_API
+
+SAAS_URL = "https://api.dify.ai"
+SAAS_CONSOLE_URL = "https://cloud.dify.ai"
+CONNECT_TIMEOUT_SECONDS = 10.0
+READ_TIMEOUT_SECONDS = 30.0
+MAX_TIMEOUT_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class ExtraField:
+    """One extra of the connection, as the form shows it and as the error messages name it.
+
+    :param name: Key in the connection's extra.
+    :param label: Label in the form.
+    :param help: One sentence for the person who fills the form.
+    :param schema: JSON schema of the value.
+    :param placeholder: Example shown in an empty field.
+    """
+
+    name: str
+    label: str
+    help: str
+    schema: Mapping[str, Any]
+    placeholder: str = ""
+
+
+EXTRA_FIELDS = (
+    ExtraField(
+        "api_contract",
+        "API contract",
+        "service-api is Dify's own API; workflow-runs is the asynchronous API of some gateways before it.",
+        {"type": ["string", "null"], "enum": list(API_CONTRACTS), "default": SERVICE_API},
+        SERVICE_API,
+    ),
+    ExtraField(
+        "verify",
+        "Verify TLS",
+        "true, false, or the path of a CA bundle that signs the server's certificate.",
+        {"type": ["string", "boolean", "null"]},
+        "true",
+    ),
+    ExtraField(
+        "client_cert",
+        "Client certificate",
+        "Path of a PEM file with certificate and key, or a JSON list of the two paths.",
+        {"type": ["string", "array", "null"], "items": {"type": "string"}},
+        "/etc/ssl/dify-client.pem",
+    ),
+    ExtraField(
+        "proxy",
+        "Proxy",
+        "URL of an HTTP proxy; empty means the proxy variables of the environment.",
+        {"type": ["string", "null"], "format": "password"},
+        "http://proxy.example.com:3128",
+    ),
+    ExtraField(
+        "connect_timeout",
+        "Connect timeout",
+        "Seconds to wait for a connection.",
+        {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT_SECONDS},
+        f"{CONNECT_TIMEOUT_SECONDS:g}",
+    ),
+    ExtraField(
+        "read_timeout",
+        "Read timeout",
+        "Seconds to wait for an answer, or between two parts of one.",
+        {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT_SECONDS},
+        f"{READ_TIMEOUT_SECONDS:g}",
+    ),
+    ExtraField(
+        "headers",
+        "Gateway headers",
+        "JSON object of headers that a gateway before Dify expects; their values are masked in logs.",
+        {"type": ["object", "string", "null"], "additionalProperties": {"type": "string"}},
+        '{"X-Gateway-Token": "…"}',
+    ),
+    ExtraField(
+        "console_url",
+        "Console URL",
+        "Address of Dify's console, for the link of a task; empty means it is derived from the host.",
+        {"type": ["string", "null"]},
+        SAAS_CONSOLE_URL,
+    ),
+)
+EXTRA_NAMES = tuple(extra.name for extra in EXTRA_FIELDS)

@@ -1,0 +1,749 @@
+"""The hook: one Airflow connection to one Dify app, with the same operations for worker and triggerer."""
+
+from __future__ import annotations
+
+import asyncio
+import mimetypes
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
+from dataclasses import replace
+from datetime import datetime
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
+
+from airflow_provider_dify.api.calls import (
+    LOGS_MAX_LIMIT,
+    ApiContract,
+    Call,
+    Operation,
+    Upload,
+    contract,
+)
+from airflow_provider_dify.api.events import Event, EventDecoder, task_id_in
+from airflow_provider_dify.api.flows import Flow, find_runs, test_connection
+from airflow_provider_dify.api.inputs import check_files, check_inputs, check_query, check_user
+from airflow_provider_dify.api.pauses import PAUSE_EVENTS_SECONDS, PauseReader
+from airflow_provider_dify.api.polling import Look
+from airflow_provider_dify.api.runs import LoggedRun, LogPage, RunStatus, StartedRun, UploadedFile, WorkflowRun
+from airflow_provider_dify.api.server import Server
+from airflow_provider_dify.api.settings import (
+    RESPONSE_MODES,
+    SUBMIT_TIMEOUT_SECONDS,
+    TIMEOUT_SECONDS,
+    check_choice,
+    seconds_of,
+)
+from airflow_provider_dify.api.streaming import StreamReader, no_stream
+from airflow_provider_dify.api.submission import SubmissionReader, submission_errors
+from airflow_provider_dify.api.waiting import AskWhyPaused, FindMarker, LookAt, Request, Sleep
+from airflow_provider_dify.connection import DifyConnection
+from airflow_provider_dify.exceptions import (
+    DifyConfigurationError,
+    DifyError,
+    DifyInvalidInputError,
+    DifyResponseError,
+    DifyTransportError,
+)
+from airflow_provider_dify.names import CONN_TYPE, DEFAULT_CONN_NAME, HOOK_NAME, WORKFLOW_RUNS
+
+if TYPE_CHECKING:
+    from airflow_provider_dify.hooks.http_async import AsyncTransport
+    from airflow_provider_dify.hooks.http_sync import SyncTransport
+
+STOP_TIMEOUT_SECONDS = 2.0
+# A marker has one run; a few more rows show it where a server of another kind says otherwise.
+MARKER_ROWS = 10
+_READ_TO_THE_END = (
+    "Dify %s leaves a run whose stream is closed 'running' for ever, so the stream of run %s is read to its end "
+    "here in the worker, whatever deferrable says."
+)
+
+T = TypeVar("T")
+
+
+class DifyHook(BaseHook):
+    """Talk to one Dify app over an Airflow connection of the type ``dify``.
+
+    The connection's API key selects the app; no call names one. Each operation exists twice, for the worker
+    (``get_workflow_run``) and for an event loop (``aget_workflow_run``); both share every rule but the
+    HTTP client. Errors are ``DifyError`` and below, and never contain the API key or a gateway header.
+
+    :param dify_conn_id: The Airflow connection. The key is in its password, the base URL in its host.
+    """
+
+    conn_name_attr = "dify_conn_id"
+    default_conn_name = DEFAULT_CONN_NAME
+    conn_type = CONN_TYPE
+    hook_name = HOOK_NAME
+
+    def __init__(self, dify_conn_id: str = DEFAULT_CONN_NAME, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.dify_conn_id = dify_conn_id
+        self._async_transport: AsyncTransport | None = None
+        self._async_connection: DifyConnection | None = None
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Return which fields the form of Airflow 2.11 to 3.1 shows, and how."""
+        from airflow_provider_dify.form import ui_field_behaviour
+
+        return ui_field_behaviour(in_extra=False)
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Return the extra fields of the form of Airflow 2.11 to 3.1."""
+        from airflow_provider_dify.form import form_widgets
+
+        return form_widgets()
+
+    @cached_property
+    def connection(self) -> DifyConnection:
+        """The checked connection, read once for each hook.
+
+        :raises DifyConfigurationError: It does not exist, or a field is wrong.
+        """
+        return self._read_connection()
+
+    def get_conn(self) -> SyncTransport:
+        """Return the transport that the worker's operations use."""
+        return self._transport
+
+    @cached_property
+    def _transport(self) -> SyncTransport:
+        from airflow_provider_dify.hooks.http_sync import SyncTransport
+
+        return SyncTransport(self.connection)
+
+    @property
+    def api(self) -> ApiContract:
+        """The operations of the connection's API contract; for the worker."""
+        return contract(self.connection.api_contract)
+
+    def _read_connection(self) -> DifyConnection:
+        try:
+            found = self.get_connection(self.dify_conn_id)
+        except AirflowNotFoundException as error:
+            raise DifyConfigurationError(
+                f"There is no Airflow connection {self.dify_conn_id!r}. Create one of the type dify with the app's "
+                "API key as its password."
+            ) from error
+        try:
+            extra = found.extra_dejson
+        except (ValueError, TypeError) as error:
+            raise DifyConfigurationError(
+                f"Connection {self.dify_conn_id!r}, field extra: must be a JSON object."
+            ) from error
+        connection = DifyConnection.parse(
+            conn_id=self.dify_conn_id,
+            host=found.host,
+            schema=found.schema,
+            port=found.port,
+            password=found.password,
+            extra=extra,
+        )
+        self._mask(connection)
+        return connection
+
+    @staticmethod
+    def _mask(connection: DifyConnection) -> None:
+        from airflow.providers.common.compat.sdk import mask_secret
+
+        for secret in connection.secrets:
+            mask_secret(secret)
+
+    async def aconnection(self) -> DifyConnection:
+        """Return the checked connection, read once for each hook, beside the event loop.
+
+        :raises DifyConfigurationError: It does not exist, or a field is wrong.
+        """
+        if self._async_connection is None:
+            from asgiref.sync import sync_to_async
+
+            try:
+                # The one way that finds connections of every kind in every triggerer from 2.11 on.
+                self._async_connection = await sync_to_async(self._read_connection)()
+            except DifyError:
+                raise
+            except Exception as error:
+                # Whatever Airflow's metadata or secrets backend fails with: the next look asks again.
+                raise DifyTransportError(
+                    f"The Airflow connection {self.dify_conn_id!r} could not be read ({type(error).__name__}).",
+                    sent=False,
+                ) from error
+        return self._async_connection
+
+    async def aapi(self) -> ApiContract:
+        """Return the operations of the connection's API contract."""
+        return contract((await self.aconnection()).api_contract)
+
+    async def _atransport(self) -> AsyncTransport:
+        if self._async_transport is None:
+            from airflow_provider_dify.hooks.http_async import AsyncTransport
+
+            self._async_transport = AsyncTransport(await self.aconnection())
+        return self._async_transport
+
+    def close(self) -> None:
+        """Close the worker's pooled connections."""
+        if "_transport" in self.__dict__:
+            self._transport.close()
+
+    async def aclose(self) -> None:
+        """Close the event loop's pooled connections."""
+        if self._async_transport is not None:
+            await self._async_transport.close()
+
+    @contextmanager
+    def _redacted(self, connection: DifyConnection) -> Iterator[None]:
+        """Let no error out whose text echoes a secret."""
+        try:
+            yield
+        except DifyError as error:
+            error.message = connection.redact(error.message)
+            error.args = (error.message,)
+            raise
+
+    def _send(self, operation: Operation[T], *, timeout: float | None = None, retry: bool = True) -> T:
+        with self._redacted(self.connection):
+            return operation.read(self._transport.send(operation.call, timeout=timeout, retry=retry))
+
+    async def _asend(self, operation: Operation[T], *, timeout: float | None = None, retry: bool = True) -> T:
+        transport = await self._atransport()
+        with self._redacted(await self.aconnection()):
+            return operation.read(await transport.send(operation.call, timeout=timeout, retry=retry))
+
+    def create_workflow_run(
+        self,
+        inputs: Mapping[str, Any] | str | None = None,
+        *,
+        user: str,
+        response_mode: str = "streaming",
+        files: list[Any] | str | None = None,
+        query: str | None = None,
+        workflow_id: str | None = None,
+        submit_timeout: float = SUBMIT_TIMEOUT_SECONDS,
+        timeout: float = TIMEOUT_SECONDS,
+        on_started: Callable[[StartedRun], None] | None = None,
+    ) -> StartedRun:
+        """Start a run and return it as soon as its id is known.
+
+        Dify has no asynchronous submit: with ``streaming`` the answer's stream is read until the first event
+        that names the run and then closed; the run goes on. Before Dify 1.9.2 closing it would leave the run
+        ``running`` for ever, so there the stream is read to its end. With ``blocking`` the answer comes
+        only when the run has ended or paused. Nothing here is ever sent twice unless it is certain that
+        the first was not accepted.
+
+        :param inputs: The workflow's inputs; a string must be a JSON object.
+        :param user: Caller identity, 1 to 255 characters; runs can be found by it.
+        :param response_mode: ``streaming`` or ``blocking``.
+        :param files: Remote URLs, upload ids or mappings in Dify's form.
+        :param query: Text of a conversational workflow; only in the ``workflow-runs`` contract.
+        :param workflow_id: A published version to run; required by the ``workflow-runs`` contract.
+        :param submit_timeout: Seconds to wait for the id of a streaming run.
+        :param timeout: Seconds to wait for the end of a blocking run, or of a stream that must not be closed.
+        :param on_started: Called the moment the run's id is known, which can be long before the return.
+        :raises DifyInvalidInputError: An argument is wrong (nothing was sent), or Dify refused one.
+        :raises DifySubmissionUnknownError: It was sent and nothing tells whether a run was started.
+        :raises DifyError: Dify refused, or could not be reached; no run exists.
+        """
+        operation = self._submission(self.api, inputs, user, response_mode, files, query, workflow_id)
+        wait = self._submission_wait(operation.call, submit_timeout, timeout)
+        with self._redacted(self.connection), ExitStack() as stack:
+            with submission_errors(response_mode, user):
+                exchange = stack.enter_context(self._transport.open(operation.call, timeout=wait))
+                if not (exchange.head.ok and exchange.head.is_event_stream):
+                    return _told(operation.read(exchange.read()), on_started)
+                reader = SubmissionReader(exchange.head)
+                for chunk in exchange.chunks(time.monotonic() + wait):
+                    reader.feed(chunk)
+                    if reader.names_run:
+                        break
+                started = _told(reader.started(), on_started)
+            if not Server(started.server_version).survives_closed_stream:
+                self.log.info(_READ_TO_THE_END, started.server_version, started.workflow_run_id)
+                with suppress(DifyTransportError, DifyResponseError):
+                    for chunk in exchange.chunks(time.monotonic() + timeout):
+                        reader.feed(chunk)
+                        if reader.ended:
+                            break
+                return replace(started, settled=reader.ended)
+            return started
+
+    async def acreate_workflow_run(
+        self,
+        inputs: Mapping[str, Any] | str | None = None,
+        *,
+        user: str,
+        response_mode: str = "streaming",
+        files: list[Any] | str | None = None,
+        query: str | None = None,
+        workflow_id: str | None = None,
+        submit_timeout: float = SUBMIT_TIMEOUT_SECONDS,
+        timeout: float = TIMEOUT_SECONDS,
+        on_started: Callable[[StartedRun], None] | None = None,
+    ) -> StartedRun:
+        """Start a run; see ``create_workflow_run``."""
+        api, transport = await self.aapi(), await self._atransport()
+        operation = self._submission(api, inputs, user, response_mode, files, query, workflow_id)
+        wait = self._submission_wait(operation.call, submit_timeout, timeout)
+        clock = asyncio.get_running_loop().time
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._redacted(await self.aconnection()))
+            with submission_errors(response_mode, user):
+                exchange = await stack.enter_async_context(await transport.open(operation.call, timeout=wait))
+                if not (exchange.head.ok and exchange.head.is_event_stream):
+                    return _told(operation.read(await exchange.read()), on_started)
+                reader = SubmissionReader(exchange.head)
+                async for chunk in exchange.chunks(clock() + wait):
+                    reader.feed(chunk)
+                    if reader.names_run:
+                        break
+                started = _told(reader.started(), on_started)
+            if not Server(started.server_version).survives_closed_stream:
+                self.log.info(_READ_TO_THE_END, started.server_version, started.workflow_run_id)
+                with suppress(DifyTransportError, DifyResponseError):
+                    async for chunk in exchange.chunks(clock() + timeout):
+                        reader.feed(chunk)
+                        if reader.ended:
+                            break
+                return replace(started, settled=reader.ended)
+            return started
+
+    @staticmethod
+    def _submission(
+        api: ApiContract,
+        inputs: Mapping[str, Any] | str | None,
+        user: str,
+        response_mode: str,
+        files: list[Any] | str | None,
+        query: str | None,
+        workflow_id: str | None,
+    ) -> Operation[StartedRun]:
+        return api.run(
+            inputs=check_inputs(inputs),
+            user=check_user(user),
+            response_mode=check_choice(response_mode, "response_mode", RESPONSE_MODES),
+            files=check_files(files, opaque_ids=api.name == WORKFLOW_RUNS),
+            query=check_query(query),
+            workflow_id=workflow_id,
+        )
+
+    @staticmethod
+    def _submission_wait(call: Call, submit_timeout: float, timeout: float) -> float:
+        if call.streaming:
+            return seconds_of(submit_timeout, "submit_timeout")
+        return seconds_of(timeout, "timeout")
+
+    def get_workflow_run(self, workflow_run_id: str) -> WorkflowRun:
+        """Return a run as its row tells it: the authority on how it ended.
+
+        :param workflow_run_id: The run's id; a UUID in the ``service-api`` contract.
+        :raises DifyInvalidInputError: The id is no UUID; nothing was sent.
+        :raises DifyRunNotFoundError: The server shows no such run to this key. Rows can lag behind events.
+        :raises DifyError: The server could not be asked, or did not answer as Dify does.
+        """
+        return self._send(self.api.get_run(workflow_run_id))
+
+    async def aget_workflow_run(self, workflow_run_id: str) -> WorkflowRun:
+        """Return a run; see ``get_workflow_run``."""
+        return await self._asend((await self.aapi()).get_run(workflow_run_id))
+
+    def get_workflow_run_status(self, workflow_run_id: str) -> RunStatus:
+        """Return a run's status; see ``get_workflow_run``."""
+        return self.get_workflow_run(workflow_run_id).status
+
+    async def aget_workflow_run_status(self, workflow_run_id: str) -> RunStatus:
+        """Return a run's status; see ``get_workflow_run``."""
+        return (await self.aget_workflow_run(workflow_run_id)).status
+
+    def stop_workflow_run(self, task_id: str, *, user: str = "airflow") -> None:
+        """Ask Dify to stop a run: one call of at most 2 s, not repeated.
+
+        Dify answers success whatever happens, and some versions leave a stopped run ``running`` for ever
+        (API facts, section 7): nothing here says that the run has stopped, and waiting for it may never end.
+
+        :param task_id: The task id of the run, which only streams and blocking answers tell; the run id
+            in its place has no effect.
+        :param user: Any non-empty text.
+        :raises DifyUnsupportedError: The API contract has no stop.
+        :raises DifyError: The request failed.
+        """
+        self._send(self.api.stop(task_id, check_user(user)), timeout=STOP_TIMEOUT_SECONDS, retry=False)
+
+    async def astop_workflow_run(self, task_id: str, *, user: str = "airflow") -> None:
+        """Ask Dify to stop a run; see ``stop_workflow_run``."""
+        operation = (await self.aapi()).stop(task_id, check_user(user))
+        await self._asend(operation, timeout=STOP_TIMEOUT_SECONDS, retry=False)
+
+    def stream_workflow_run(
+        self,
+        inputs: Mapping[str, Any] | str | None = None,
+        *,
+        user: str,
+        files: list[Any] | str | None = None,
+        query: str | None = None,
+        workflow_id: str | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> Iterator[Event]:
+        """Start a run and yield its events as they come, without pings, until it ends or pauses.
+
+        For output that is shown while it is made. Each stream takes one of the server's few connections (10
+        on a stock server). Events can be lost and the last one can disagree with the run's row: take the
+        outputs that matter from ``get_workflow_run``. Leaving the iterator early lets the run go on,
+        except before Dify 1.9.2, which then shows it as ``running`` for ever.
+
+        :param timeout: Seconds for the whole stream.
+        :raises DifyInvalidInputError: An argument is wrong (nothing was sent), or Dify refused one.
+        :raises DifySubmissionUnknownError: The stream broke before any event named the run.
+        :raises DifyTransportError: It broke, or ended, before the run did; ``workflow_run_id`` is set.
+        :raises DifyRunTimeoutError: The run had not ended after ``timeout``; ``workflow_run_id`` is set.
+        """
+        operation = self._submission(self.api, inputs, user, "streaming", files, query, workflow_id)
+        until = time.monotonic() + seconds_of(timeout, "timeout")
+        reader = StreamReader(user)
+        with (
+            self._redacted(self.connection),
+            reader.errors(),
+            self._transport.open(operation.call) as exchange,
+        ):
+            if not (exchange.head.ok and exchange.head.is_event_stream):
+                raise no_stream(exchange.read(), operation)
+            for chunk in exchange.chunks(until):
+                yield from reader.feed(chunk)
+                if reader.ended:
+                    return
+            reader.end(timed_out=time.monotonic() >= until)
+
+    async def astream_workflow_run(
+        self,
+        inputs: Mapping[str, Any] | str | None = None,
+        *,
+        user: str,
+        files: list[Any] | str | None = None,
+        query: str | None = None,
+        workflow_id: str | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> AsyncIterator[Event]:
+        """Start a run and yield its events; see ``stream_workflow_run``."""
+        transport = await self._atransport()
+        operation = self._submission(await self.aapi(), inputs, user, "streaming", files, query, workflow_id)
+        clock = asyncio.get_running_loop().time
+        until = clock() + seconds_of(timeout, "timeout")
+        reader = StreamReader(user)
+        with self._redacted(await self.aconnection()), reader.errors():
+            async with await transport.open(operation.call) as exchange:
+                if not (exchange.head.ok and exchange.head.is_event_stream):
+                    raise no_stream(await exchange.read(), operation)
+                async for chunk in exchange.chunks(until):
+                    for event in reader.feed(chunk):
+                        yield event
+                    if reader.ended:
+                        return
+                reader.end(timed_out=clock() >= until)
+
+    def find_workflow_runs(
+        self,
+        *,
+        user: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        status: str | None = None,
+        keyword: str | None = None,
+        limit: int = LOGS_MAX_LIMIT,
+    ) -> list[LoggedRun]:
+        """Return runs from the app's workflow logs, newest first.
+
+        A run that is listed was accepted; one that is not listed may still exist. Queued runs are never listed,
+        and before Dify 1.11 running ones are not either (API facts, section 8).
+
+        :param user: The ``user`` of the submission, exactly.
+        :param created_after: With a time zone; to the second.
+        :param created_before: With a time zone; to the second.
+        :param status: ``succeeded``, ``failed`` or ``stopped``; Dify refuses the others.
+        :param keyword: Up to 30 characters of inputs, outputs or user, or a whole run id.
+        :param limit: Runs to return at most.
+        :raises DifyUnsupportedError: The API contract has no logs.
+        :raises DifyError: The server could not be asked.
+        """
+        filters: dict[str, Any] = {
+            "user": user,
+            "created_after": created_after,
+            "created_before": created_before,
+        }
+        return self._drive(find_runs(self.api, filters | {"status": status, "keyword": keyword}, limit))
+
+    async def afind_workflow_runs(
+        self,
+        *,
+        user: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        status: str | None = None,
+        keyword: str | None = None,
+        limit: int = LOGS_MAX_LIMIT,
+    ) -> list[LoggedRun]:
+        """Return runs from the app's workflow logs; see ``find_workflow_runs``."""
+        filters: dict[str, Any] = {
+            "user": user,
+            "created_after": created_after,
+            "created_before": created_before,
+        }
+        return await self._adrive(find_runs(await self.aapi(), filters | {"status": status, "keyword": keyword}, limit))
+
+    def upload_file(
+        self,
+        file: str | os.PathLike[str] | BinaryIO,
+        *,
+        user: str,
+        name: str | None = None,
+        mime_type: str | None = None,
+    ) -> UploadedFile:
+        """Upload a file for a run of the same ``user``; it is read while it is sent.
+
+        From Dify 1.14 on a run of another user cannot use it (API facts, section 10).
+
+        :param file: A path, or a seekable binary file, which is read from its current position.
+        :param user: The ``user`` of the run that will use the file.
+        :param name: File name that Dify keeps; by default the path's.
+        :param mime_type: By default guessed from the name.
+        :return: The file; its ``upload_file_id`` goes into ``files`` or a file input.
+        :raises DifyInvalidInputError: The file cannot be read, or is larger than the server accepts.
+        :raises DifyUnsupportedError: The API contract has no upload.
+        """
+        with _opened(file, name, mime_type) as upload:
+            return self._send(self.api.upload(upload, check_user(user)))
+
+    async def aupload_file(
+        self,
+        file: str | os.PathLike[str] | BinaryIO,
+        *,
+        user: str,
+        name: str | None = None,
+        mime_type: str | None = None,
+    ) -> UploadedFile:
+        """Upload a file; see ``upload_file``."""
+        with _opened(file, name, mime_type) as upload:
+            return await self._asend((await self.aapi()).upload(upload, check_user(user)))
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Tell whether the connection can run workflows, and what to do where it cannot."""
+        try:
+            return self._drive(test_connection(self.api))
+        except DifyError as error:
+            return False, error.message
+
+    def find_started(self, user: str) -> str | None:
+        """Return the id of an active run of a user, after one look of at most 2 s; None where none is listed.
+
+        :param user: The ``user`` of the submission.
+        """
+        page = self._look_up(user, timeout=STOP_TIMEOUT_SECONDS)
+        runs = () if isinstance(page, DifyError) else page.runs
+        return next((run.workflow_run_id for run in runs if not run.status.is_terminal), None)
+
+    def find_task_id(self, workflow_run_id: str, user: str) -> str | None:
+        """Return the task id that a stop needs, for a run that was found by its user; None where nothing tells it.
+
+        Only the live events of Dify 1.14 tell it (API facts, section 9), and only when something happens in
+        the run within 2 s: replayed events carry the run id in its place.
+
+        :param workflow_run_id: The run.
+        :param user: The ``user`` of its submission.
+        """
+        decoder = EventDecoder()
+        try:
+            operation = self.api.run_events(workflow_run_id, user, snapshot=True)
+            until = time.monotonic() + STOP_TIMEOUT_SECONDS
+            with (
+                self._redacted(self.connection),
+                self._transport.open(operation.call, timeout=STOP_TIMEOUT_SECONDS, retry=False) as exchange,
+            ):
+                operation.check(exchange.head)
+                for chunk in exchange.chunks(until):
+                    if task_id := task_id_in(decoder.feed(chunk), workflow_run_id):
+                        return task_id
+        except DifyError as error:
+            self.log.debug("The task id of run %s could not be read: %s", workflow_run_id, error)
+        return None
+
+    async def afind_task_id(self, workflow_run_id: str, user: str) -> str | None:
+        """Return the task id that a stop needs; see ``find_task_id``."""
+        decoder = EventDecoder()
+        try:
+            operation = (await self.aapi()).run_events(workflow_run_id, user, snapshot=True)
+            transport = await self._atransport()
+            until = asyncio.get_running_loop().time() + STOP_TIMEOUT_SECONDS
+            with self._redacted(await self.aconnection()):
+                exchange = await transport.open(operation.call, timeout=STOP_TIMEOUT_SECONDS, retry=False)
+                async with exchange:
+                    operation.check(exchange.head)
+                    async for chunk in exchange.chunks(until):
+                        if task_id := task_id_in(decoder.feed(chunk), workflow_run_id):
+                            return task_id
+        except DifyError as error:
+            self.log.debug("The task id of run %s could not be read: %s", workflow_run_id, error)
+        return None
+
+    def look(self, workflow_run_id: str, *, timeout: float | None = None) -> Look:
+        """Take one look at a run: not repeated, since the next look is its retry; errors are part of it."""
+        try:
+            return Look(run=self._send(self.api.get_run(workflow_run_id), timeout=timeout, retry=False))
+        except DifyError as error:
+            return Look(error=error)
+
+    async def alook(self, workflow_run_id: str, *, timeout: float | None = None) -> Look:
+        """Take one look at a run; see ``look``."""
+        try:
+            operation = (await self.aapi()).get_run(workflow_run_id)
+            run = await self._asend(operation, timeout=timeout, retry=False)
+            return Look(run=run)
+        except DifyError as error:
+            return Look(error=error)
+
+    def get_pause_questions(self, run: WorkflowRun) -> list[str]:
+        """Return what a paused run asks, a sentence for each question; empty where the server does not tell.
+
+        Only the events route of Dify 1.14 tells it for a run that is known by its id (API facts, section 9).
+
+        :param run: A run with its ``inputs``, which name the user that may read its events.
+        """
+        reader = PauseReader()
+        try:
+            operation = self.api.run_events(run.workflow_run_id, check_user(run.user), snapshot=True)
+            with self._redacted(self.connection), self._transport.open(operation.call) as exchange:
+                operation.check(exchange.head)
+                for chunk in exchange.chunks(time.monotonic() + PAUSE_EVENTS_SECONDS):
+                    if not reader.feed(chunk):
+                        break
+        except DifyError as error:
+            self.log.debug("What the paused run %s asks could not be read: %s", run.workflow_run_id, error)
+        return reader.questions()
+
+    async def aget_pause_questions(self, run: WorkflowRun) -> list[str]:
+        """Return what a paused run asks; see ``get_pause_questions``."""
+        reader = PauseReader()
+        try:
+            operation = (await self.aapi()).run_events(run.workflow_run_id, check_user(run.user), snapshot=True)
+            transport = await self._atransport()
+            until = asyncio.get_running_loop().time() + PAUSE_EVENTS_SECONDS
+            with self._redacted(await self.aconnection()):
+                async with await transport.open(operation.call) as exchange:
+                    operation.check(exchange.head)
+                    async for chunk in exchange.chunks(until):
+                        if not reader.feed(chunk):
+                            break
+        except DifyError as error:
+            self.log.debug("What the paused run %s asks could not be read: %s", run.workflow_run_id, error)
+        return reader.questions()
+
+    def follow(self, flow: Generator[Request, Any, T], log: Callable[[str], None]) -> T:
+        """Do in the worker what a flow asks for, until it returns.
+
+        :param flow: One that has not begun, from ``api.waiting`` or ``api.finding``.
+        :param log: Takes a line for the task's log.
+        :return: What the flow returns.
+        """
+        told: Any = None
+        while True:
+            try:
+                request = flow.send(told)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            told = None
+            if isinstance(request, Sleep):
+                time.sleep(request.seconds)
+            elif isinstance(request, LookAt):
+                told = self.look(request.workflow_run_id)
+            elif isinstance(request, FindMarker):
+                told = self._look_up(request.user)
+            elif isinstance(request, AskWhyPaused):
+                told = self.get_pause_questions(request.run)
+            else:
+                log(request.line)
+
+    async def afollow(self, flow: Generator[Request, Any, T], log: Callable[[str], None]) -> T:
+        """Do in the triggerer what a flow asks for; see ``follow``."""
+        told: Any = None
+        while True:
+            try:
+                request = flow.send(told)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            told = None
+            if isinstance(request, Sleep):
+                await asyncio.sleep(request.seconds)
+            elif isinstance(request, LookAt):
+                told = await self.alook(request.workflow_run_id)
+            elif isinstance(request, FindMarker):
+                told = await self._alook_up(request.user)
+            elif isinstance(request, AskWhyPaused):
+                told = await self.aget_pause_questions(request.run)
+            else:
+                log(request.line)
+
+    def _look_up(self, user: str, *, timeout: float | None = None) -> LogPage | DifyError:
+        try:
+            page = self._send(self.api.logs(user=user, limit=MARKER_ROWS), timeout=timeout, retry=False)
+        except DifyError as error:
+            return error
+        return page
+
+    async def _alook_up(self, user: str) -> LogPage | DifyError:
+        try:
+            page = await self._asend((await self.aapi()).logs(user=user, limit=MARKER_ROWS), retry=False)
+        except DifyError as error:
+            return error
+        return page
+
+    def _drive(self, flow: Flow[T]) -> T:
+        """Answer the operations of a flow, errors included, until it returns."""
+        advance: Callable[[], Operation[Any]] = partial(next, flow)
+        while True:
+            try:
+                operation = advance()
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            try:
+                advance = partial(flow.send, self._send(operation))
+            except DifyError as error:
+                advance = partial(flow.throw, error)
+
+    async def _adrive(self, flow: Flow[T]) -> T:
+        """Answer the operations of a flow; see ``_drive``."""
+        advance: Callable[[], Operation[Any]] = partial(next, flow)
+        while True:
+            try:
+                operation = advance()
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            try:
+                advance = partial(flow.send, await self._asend(operation))
+            except DifyError as error:
+                advance = partial(flow.throw, error)
+
+
+def _told(started: StartedRun, on_started: Callable[[StartedRun], None] | None) -> StartedRun:
+    if on_started is not None:
+        on_started(started)
+    return started
+
+
+@contextmanager
+def _opened(file: str | os.PathLike[str] | BinaryIO, name: str | None, mime_type: str | None) -> Iterator[Upload]:
+    """Give an upload out of a path or an open file; a file that was open stays open."""
+    with ExitStack() as stack:
+        if isinstance(file, (str, os.PathLike)):
+            name = name or os.path.basename(os.fspath(file))
+            try:
+                stream: BinaryIO = stack.enter_context(open(file, "rb"))
+            except OSError as error:
+                raise DifyInvalidInputError(f"file {os.fspath(file)!r} cannot be read: {error.strerror}.") from error
+        else:
+            stream = file
+        if not name:
+            raise DifyInvalidInputError("name is missing: an open file needs the name that Dify is to keep.")
+        yield Upload(stream, name, mime_type or mimetypes.guess_type(name)[0] or "application/octet-stream")

@@ -1,0 +1,136 @@
+"""What both HTTP clients share: headers, TLS, errors and the retry of one call."""
+
+from __future__ import annotations
+
+import os
+import platform
+import ssl
+from collections.abc import Mapping
+from functools import cache
+from http import HTTPStatus
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from airflow_provider_dify import __version__
+from airflow_provider_dify.api.calls import Call
+from airflow_provider_dify.api.errors import Answer, error_for_answer
+from airflow_provider_dify.connection import DifyConnection
+from airflow_provider_dify.exceptions import (
+    DifyConfigurationError,
+    DifyServerError,
+    DifyTransportError,
+)
+
+RETRIES = 3
+FIRST_RETRY_SECONDS = 1.0
+RETRY_FACTOR = 2.0
+
+
+@cache
+def user_agent() -> str:
+    """Return the User-Agent of every request: provider, Airflow and Python version."""
+    try:
+        airflow = version("apache-airflow-core")
+    except PackageNotFoundError:
+        airflow = version("apache-airflow")
+    return f"airflow-provider-dify/{__version__} apache-airflow/{airflow} python/{platform.python_version()}"
+
+
+def request_headers(connection: DifyConnection, call: Call, content_type: str | None) -> dict[str, str]:
+    """Return all headers of a request but its length."""
+    headers = {
+        **connection.headers,
+        "Authorization": f"Bearer {connection.api_key}",
+        "User-Agent": user_agent(),
+        "Accept": "text/event-stream, application/json" if call.streaming else "application/json",
+    }
+    if call.streaming:
+        # A compressing gateway would hold events back until its buffer is full.
+        headers["Accept-Encoding"] = "identity"
+    if content_type:
+        headers["Content-Type"] = content_type
+    return headers
+
+
+def lower_case(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return response headers with their names in lower case."""
+    return {name.lower(): value for name, value in headers.items()}
+
+
+def tls_context(connection: DifyConnection) -> ssl.SSLContext:
+    """Build the TLS settings of a connection.
+
+    :raises DifyConfigurationError: A CA bundle or client certificate cannot be loaded.
+    """
+    bundle = connection.ca_bundle()
+    field_name = "verify"
+    try:
+        if isinstance(bundle, str):
+            folder = os.path.isdir(bundle)
+            context = ssl.create_default_context(cafile=None if folder else bundle, capath=bundle if folder else None)
+        else:
+            import certifi
+
+            context = ssl.create_default_context(cafile=certifi.where())
+        if bundle is False:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if connection.client_cert:
+            field_name = "client_cert"
+            context.load_cert_chain(*connection.client_cert)
+    except (OSError, ValueError) as error:
+        raise DifyConfigurationError(
+            f"The connection's field {field_name} names a file that cannot be loaded ({error}): "
+            "it must hold PEM certificates that worker and triggerer can read."
+        ) from error
+    return context
+
+
+def transport_error(connection: DifyConnection, call: Call, error: BaseException, *, sent: bool) -> DifyTransportError:
+    """Build the exception for a call that brought no complete answer."""
+    reason = connection.redact(str(error)) or "no details"
+    fate = "" if sent else " Nothing was sent."
+    return DifyTransportError(
+        f"{call.what}: no complete answer from {connection.base_url} ({type(error).__name__}: {reason}).{fate} "
+        "Check that the address is reachable from the machine that runs the task or the triggerer.",
+        sent=sent,
+    )
+
+
+def without_server_error(answer: Answer, call: Call) -> Answer:
+    """Return an answer that is not a 5xx.
+
+    :raises DifyServerError: It is one, which the retry rules then deal with.
+    """
+    if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise error_for_answer(answer, call.what)
+    return answer
+
+
+def may_repeat(call: Call, error: BaseException) -> bool:
+    """Tell whether a call may be sent again after an error.
+
+    Network errors and 5xx, never a 4xx; a call that must not be doubled only where nothing was sent.
+    """
+    if isinstance(error, DifyTransportError) and not error.sent:
+        return True
+    return call.repeatable and isinstance(error, (DifyTransportError, DifyServerError))
+
+
+def retry_rules(call: Call) -> dict[str, Any]:
+    """Return the arguments for tenacity: 3 retries after 1, 2 and 4 s, with jitter, or later if told so."""
+    backoff = wait_exponential_jitter(initial=FIRST_RETRY_SECONDS, exp_base=RETRY_FACTOR, jitter=0.5)
+
+    def wait(state: RetryCallState) -> float:
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.retry_after if isinstance(error, DifyServerError) else None
+        return max(backoff(state), asked or 0.0)
+
+    return {
+        "retry": retry_if_exception(lambda error: may_repeat(call, error)),
+        "stop": stop_after_attempt(1 + RETRIES),
+        "wait": wait,
+        "reraise": True,
+    }

@@ -1,0 +1,171 @@
+"""The worker's transport: calls over a pooled requests session."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import requests
+import urllib3
+from tenacity import Retrying
+
+from airflow_provider_dify.api.bodies import CHUNK_BYTES, body_of
+from airflow_provider_dify.api.calls import Call
+from airflow_provider_dify.api.errors import Answer
+from airflow_provider_dify.connection import DifyConnection
+from airflow_provider_dify.hooks.http import (
+    lower_case,
+    request_headers,
+    retry_rules,
+    tls_context,
+    transport_error,
+    without_server_error,
+)
+
+
+class SyncExchange:
+    """One answer whose head has come and whose body is read on demand; a context manager that ends it."""
+
+    def __init__(
+        self,
+        connection: DifyConnection,
+        call: Call,
+        response: requests.Response,
+        own_session: requests.Session | None,
+    ) -> None:
+        self._connection = connection
+        self._call = call
+        self._response = response
+        self._own_session = own_session
+        self.head = Answer(response.status_code, lower_case(response.headers))
+
+    def __enter__(self) -> SyncExchange:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Close the connection, or give it back to the pool where the body was read to its end."""
+        self._response.close()
+        if self._own_session is not None:
+            self._own_session.close()
+
+    def read(self) -> Answer:
+        """Return the answer with its whole body.
+
+        :raises DifyTransportError: The connection broke or fell silent.
+        """
+        try:
+            body = self._response.raw.read(decode_content=True)
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            raise transport_error(self._connection, self._call, error, sent=True) from error
+        return Answer(self.head.status, self.head.headers, body)
+
+    def chunks(self, until: float) -> Iterator[bytes]:
+        """Yield the body as it arrives.
+
+        :param until: Moment of ``time.monotonic`` at which reading ends, without an error.
+        :raises DifyTransportError: The connection broke.
+        """
+        try:
+            while self._limit_next_read(until):
+                chunk = self._response.raw.read1(CHUNK_BYTES, decode_content=True)
+                if not chunk:
+                    return
+                yield chunk
+        except urllib3.exceptions.ReadTimeoutError:
+            return
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            raise transport_error(self._connection, self._call, error, sent=True) from error
+
+    def _limit_next_read(self, until: float) -> bool:
+        """Cut the socket's time-out to what is left, and tell whether anything is."""
+        left = until - time.monotonic()
+        sock = getattr(getattr(self._response.raw, "connection", None), "sock", None)
+        if sock is not None and left > 0:
+            sock.settimeout(left)
+        return left > 0
+
+
+class SyncTransport:
+    """Sends calls from a worker. Redirects are not followed, and nothing but the connection is trusted.
+
+    :param connection: The checked connection.
+    :raises DifyConfigurationError: A CA bundle or client certificate cannot be loaded.
+    """
+
+    def __init__(self, connection: DifyConnection) -> None:
+        self._connection = connection
+        if isinstance(connection.ca_bundle(), str) or connection.client_cert:
+            tls_context(connection)
+        self._session = self._new_session()
+
+    def _new_session(self) -> requests.Session:
+        connection = self._connection
+        session = requests.Session()
+        # The environment's netrc would replace the Authorization header; its proxies and CA bundles are
+        # part of the connection already.
+        session.trust_env = False
+        session.verify = connection.ca_bundle()
+        if connection.client_cert:
+            paths = connection.client_cert
+            session.cert = (paths[0], paths[1]) if len(paths) == 2 else paths[0]
+        if connection.proxy:
+            session.proxies = {"http": connection.proxy, "https": connection.proxy}
+        return session
+
+    def close(self) -> None:
+        """Close the pooled connections."""
+        self._session.close()
+
+    def send(self, call: Call, *, timeout: float | None = None, retry: bool = True) -> Answer:
+        """Send a call and return its answer, whatever its status.
+
+        :param timeout: Seconds for connecting and for each read; None means the connection's own.
+        :param retry: Whether network errors and 5xx are tried again where that is safe.
+        :raises DifyTransportError: No complete answer came.
+        :raises DifyServerError: A 5xx came.
+        """
+
+        def attempt() -> Answer:
+            with self._open(call, timeout) as exchange:
+                return without_server_error(exchange.read(), call)
+
+        return Retrying(**retry_rules(call))(attempt) if retry else attempt()
+
+    def open(self, call: Call, *, timeout: float | None = None, retry: bool = True) -> SyncExchange:
+        """Send a call and return its answer once the head has come, to be used in a ``with`` block.
+
+        :param timeout: Seconds for connecting and for the head; None means the connection's own.
+        :param retry: Whether network errors are tried again where that is safe.
+        :raises DifyTransportError: No head came, after the retries that are safe.
+        """
+        if not retry:
+            return self._open(call, timeout)
+        return Retrying(**retry_rules(call))(self._open, call, timeout)
+
+    def _open(self, call: Call, timeout: float | None) -> SyncExchange:
+        connection = self._connection
+        # A pooled connection may have been closed by the server in the meantime, and then nobody knows
+        # whether the request arrived: what must not be doubled goes over a connection of its own.
+        own_session = None if call.repeatable else self._new_session()
+        body = body_of(call)
+        connect_timeout = connection.connect_timeout
+        try:
+            response = (own_session or self._session).request(
+                call.method,
+                connection.base_url + call.target,
+                data=body,
+                headers=request_headers(connection, call, body.content_type if body else None),
+                timeout=(
+                    min(timeout or connect_timeout, connect_timeout),
+                    timeout or connection.read_timeout,
+                ),
+                allow_redirects=False,
+                stream=True,
+            )
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            if own_session is not None:
+                own_session.close()
+            sent = body is None or body.begun
+            raise transport_error(connection, call, error, sent=sent) from error
+        return SyncExchange(connection, call, response, own_session)

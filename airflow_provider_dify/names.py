@@ -1,0 +1,15 @@
+"""Names that Airflow and DAG authors see, in one place and cheap to import."""
+
+from __future__ import annotations
+
+CONN_TYPE = "dify"
+HOOK_NAME = "Dify"
+DEFAULT_CONN_NAME = "dify_default"
+
+SERVICE_API = "service-api"
+WORKFLOW_RUNS = "workflow-runs"
+API_CONTRACTS = (SERVICE_API, WORKFLOW_RUNS)
+
+RUN_ID_XCOM_KEY = "workflow_run_id"
+TASK_ID_XCOM_KEY = "task_id"
+URL_XCOM_KEY = "dify_run_url"

@@ -1,0 +1,404 @@
+"""One try of a task that runs a Dify workflow: submit or take up, wait, and end as the parameters say."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow_provider_dify.api.attempts import (
+    Submitted,
+    look_at_earlier,
+    search_deadline,
+    takes_up,
+)
+from airflow_provider_dify.api.finding import FindResult, NotFound, find_run, of_use
+from airflow_provider_dify.api.inputs import check_inputs, check_user
+from airflow_provider_dify.api.outcomes import NEW_RUN, TAKEN_UP, outputs_of, paused_error, timeout_error
+from airflow_provider_dify.api.polling import COLLECT_SECONDS, Deadline, Ended, GivenUp, TimedOut
+from airflow_provider_dify.api.progress import closing_line
+from airflow_provider_dify.api.runs import RunStatus, StartedRun
+from airflow_provider_dify.api.settings import PollSchedule
+from airflow_provider_dify.api.submission import rate_limit_wait, unresolved_error
+from airflow_provider_dify.api.waiting import WaitResult, wait_for_run
+from airflow_provider_dify.exceptions import DifyError, DifyRateLimitError, DifySubmissionUnknownError
+from airflow_provider_dify.links.dify import run_page
+from airflow_provider_dify.names import RUN_ID_XCOM_KEY, SERVICE_API, TASK_ID_XCOM_KEY, URL_XCOM_KEY
+from airflow_provider_dify.operators.ledger import SubmissionLedger, task_try
+from airflow_provider_dify.triggers.report import Report, SearchReport
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_dify.operators.workflow import DifyRunWorkflowOperator
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a task knows of its submission, also after it was deferred.
+
+    :param user: Dify's ``user``; the marker of this try, unless the DAG author has set one.
+    :param submitted_at: Unix seconds of the first submission, from which the deadline follows.
+    :param started_at: Unix seconds at which the try started.
+    :param attempts: Submissions that were rate-limited.
+    """
+
+    user: str
+    submitted_at: float
+    started_at: float
+    attempts: int = 0
+
+
+class Execution:
+    """One try of a task, from its start or from where the triggerer has handed it back.
+
+    :param task: The operator, with its templates rendered.
+    :param context: Airflow's context of the try.
+    """
+
+    def __init__(self, task: DifyRunWorkflowOperator, context: Context) -> None:
+        self._task = task
+        self._context = context
+        self._hook = task.hook
+        self._log = task.log
+        self._try = task_try(context["ti"], task.retries)
+        self._ledger = SubmissionLedger(context, self._try, durable=task.durable)
+        self._started: StartedRun | None = None
+        self._submitted_user: str | None = None
+
+    def begin(self) -> Any:
+        """Start the try: everything that a DAG author passes is checked before anything is looked for or sent."""
+        now = time.time()
+        check_inputs(self._task.inputs)
+        return self._begin(Submission(user=self._user(), submitted_at=now, started_at=now))
+
+    def submit_again(self, submission: dict[str, Any]) -> Any:
+        """Submit a run that was rate-limited before."""
+        return self._submit(Submission(**submission))
+
+    def searched_in_triggerer(self, event: Any, submission: dict[str, Any], *, earlier: bool) -> Any:
+        """Go on where the search for a run in the triggerer has ended."""
+        return self._searched(Submission(**submission), SearchReport.parse(event), earlier=earlier)
+
+    def waited_in_triggerer(
+        self, event: Any, workflow_run_id: str | None, task_id: str | None, end_time: float | None, user: str | None
+    ) -> dict[str, Any]:
+        """Go on where the wait in the triggerer has ended."""
+        report = Report.parse(event, workflow_run_id)
+        user = self._user() if user is None else user
+        self._started, self._submitted_user = StartedRun(report.workflow_run_id, task_id), user
+        deadline = Deadline(time.time() if end_time is None else end_time)
+        result: WaitResult | None = report.wait_result()
+        if result is None:
+            grace = deadline.at_least(time.time() + COLLECT_SECONDS)
+            result = self._follow(self._started, grace, first_wait=0)
+        return self._finish(self._started, result, deadline, user)
+
+    def killed(self) -> None:
+        """Stop the run, since the task is killed on the worker."""
+        if not self._task.cancel_on_kill or self._submitted_user is None:
+            return
+        started = self._started
+        if started is None and self._can_search:
+            found = self._hook.find_started(self._submitted_user)
+            started = None if found is None else StartedRun(found)
+        if started is None:
+            self._log.warning("A run that was submitted and is not known by its id cannot be stopped. It may run.")
+        elif self._stop(started, self._submitted_user, "the task was killed"):
+            self._ledger.settle()
+
+    def _user(self) -> str:
+        if self._task.user is not None:
+            return check_user(self._task.user)
+        return self._try.marker
+
+    @property
+    def _can_search(self) -> bool:
+        """Whether a run of this task can be told from all others by its user, and be looked for."""
+        return self._task.user is None and self._hook.connection.api_contract == SERVICE_API
+
+    def _deadline(self, submission: Submission) -> Deadline:
+        return Deadline.after(
+            submission.submitted_at,
+            self._task.timeout,
+            started_at=submission.started_at,
+            execution_timeout=self._task.execution_timeout,
+        )
+
+    def _begin(self, submission: Submission) -> Any:
+        """Take up what an earlier try of this life has left, or submit."""
+        if not self._task.durable:
+            return self._submit(submission)
+        if not self._can_search:
+            self._log.info(
+                "A submission that is interrupted cannot be found again: %s.",
+                f"user is set to {self._task.user!r}, which other runs may share"
+                if self._task.user is not None
+                else "the workflow-runs contract has no logs",
+            )
+        this_try, ledger = self._try, self._ledger
+        kept = ledger.read()
+        if kept is not None and kept.life != this_try.life:
+            self._end_former_life(kept)
+            ledger.settle()
+            kept = None
+        if kept is not None and kept.workflow_run_id is not None:
+            return self._take_up(submission, StartedRun(kept.workflow_run_id, kept.task_id), kept.marker)
+        if not self._can_search:
+            return self._submit(submission)
+        if kept is not None:
+            self._log.info("An earlier try has submitted a run and did not learn its id: it is looked for.")
+            return self._search(submission, [kept.marker], earlier=False)
+        markers = this_try.earlier_markers()
+        if ledger.is_complete or not markers:
+            return self._submit(submission)
+        self._log.info("This is a retry: runs of earlier tries are looked for before a new one is started.")
+        return self._search(submission, markers, earlier=True)
+
+    def _end_former_life(self, kept: Submitted) -> None:
+        """Stop what a cleared task has left running, where the clear itself did not get to it."""
+        if self._task.cancel_on_kill and kept.workflow_run_id is not None:
+            run = StartedRun(kept.workflow_run_id, kept.task_id)
+            self._stop(run, kept.marker, "the task was cleared")
+
+    def _search(self, submission: Submission, markers: list[str], *, earlier: bool) -> Any:
+        """Look for a run by its markers: here, or deferred."""
+        deadline, since = self._deadline(submission), time.time()
+        streamed = self._task.response_mode == "streaming"
+        if self._task.deferrable:
+            from airflow_provider_dify.triggers.workflow import DifyFindRunTrigger
+
+            self._task.defer(
+                trigger=DifyFindRunTrigger(
+                    markers=markers,
+                    dify_conn_id=self._task.dify_conn_id,
+                    end_time=deadline.at,
+                    since=since,
+                    earlier=earlier,
+                    streamed=streamed,
+                    poll_interval=self._task.poll_interval,
+                    max_poll_interval=self._task.max_poll_interval,
+                    cancel_on_kill=self._task.cancel_on_kill,
+                ),
+                method_name="execute_found",
+                kwargs={"submission": asdict(submission), "earlier": earlier},
+            )
+        flow = find_run(
+            markers,
+            schedule=PollSchedule(self._task.poll_interval, self._task.max_poll_interval),
+            patience=search_deadline(deadline, since, earlier=earlier),
+            clock=time.time,
+            chance=random.random,
+            wanted=of_use if earlier else None,
+            streamed=streamed,
+        )
+        return self._searched(submission, self._hook.follow(flow, self._log.info), earlier=earlier)
+
+    def _searched(self, submission: Submission, result: FindResult, *, earlier: bool) -> Any:
+        if isinstance(result, NotFound):
+            if earlier:
+                self._log.info("No run of an earlier try is taken up: %s.", result.reason)
+                return self._submit(replace(submission, submitted_at=time.time()))
+            raise unresolved_error(result.reason, submission.user)
+        run = StartedRun(result.workflow_run_id)
+        if result.marker != submission.user:
+            return self._take_up(submission, run, result.marker)
+        self._announce(run, submission)
+        return self._await(run, submission)
+
+    def _take_up(self, submission: Submission, started: StartedRun, user: str) -> Any:
+        """Go on with a run of an earlier try, or start a new one where that has ended in vain."""
+        run_id = started.workflow_run_id
+        run = self._hook.follow(look_at_earlier(run_id, time.time), self._log.info)
+        if run is not None and takes_up(
+            run.status,
+            fail_on_partial_success=self._task.fail_on_partial_success,
+            fail_on_pause=self._task.on_pause == "fail",
+        ):
+            self._log.info("Run %s of an earlier try is %s and is taken up; no new run is started.", run_id, run.status)
+            submission = replace(submission, user=user)
+            started = replace(started, app_id=run.app_id, settled=run.status.is_terminal)
+            self._announce(started, submission)
+            return self._await(started, submission)
+        self._log.info(
+            "Run %s of an earlier try %s; a new run is started.",
+            run_id,
+            f"has ended {run.status}" if run is not None else "is not shown by the server any more",
+        )
+        self._ledger.settle()
+        return self._submit(replace(submission, submitted_at=time.time()))
+
+    def _submit(self, submission: Submission) -> Any:
+        inputs, deadline, ledger = check_inputs(self._task.inputs), self._deadline(submission), self._ledger
+        while True:
+            ledger.intend(submission.user)
+            self._submitted_user = submission.user
+            try:
+                started = self._hook.create_workflow_run(
+                    inputs,
+                    user=submission.user,
+                    response_mode=self._task.response_mode,
+                    files=self._task.files,  # type: ignore[arg-type]
+                    query=self._task.query,
+                    workflow_id=self._task.workflow_id,
+                    submit_timeout=self._task.submit_timeout,
+                    timeout=max(deadline.left(time.time()), self._task.submit_timeout),
+                    on_started=partial(self._announce, submission=submission),
+                )
+            except DifySubmissionUnknownError as error:
+                if not self._can_search:
+                    raise
+                self._log.info(
+                    "Dify has not told which run it started (%s). It is looked for by its user %s.",
+                    error.reason,
+                    submission.user,
+                )
+                return self._search(submission, [submission.user], earlier=False)
+            except DifyRateLimitError as error:
+                self._submitted_user = None
+                ledger.settle()
+                submission = self._await_turn(error, submission, deadline)
+            except DifyError:
+                self._submitted_user = None
+                ledger.settle()
+                raise
+            else:
+                return self._await(started, submission)
+
+    def _await(self, started: StartedRun, submission: Submission) -> Any:
+        """Wait for a run that has a name: here, or deferred."""
+        if not self._task.wait_for_termination:
+            self._ledger.settle()
+            return started.workflow_run_id
+        deadline = self._deadline(submission)
+        if started.settled:
+            # What the submission told of the end is no authority; the row is (API facts, section 12).
+            look = self._hook.look(started.workflow_run_id)
+            if look.run is not None and look.run.status.is_terminal:
+                return self._finish(started, Ended(look.run), deadline, submission.user)
+        if self._task.deferrable:
+            self._defer_wait(started, deadline, submission)
+        return self._finish(started, self._follow(started, deadline), deadline, submission.user)
+
+    def _announce(self, started: StartedRun, submission: Submission) -> None:
+        """Put what is known of a run where people, other tasks and the next try find it, before anything else."""
+        self._started, self._submitted_user = started, submission.user
+        self._ledger.started(started, submission.user)
+        ti: Any = self._context["ti"]
+        ti.xcom_push(key=RUN_ID_XCOM_KEY, value=started.workflow_run_id)
+        if started.task_id is not None:
+            ti.xcom_push(key=TASK_ID_XCOM_KEY, value=started.task_id)
+        self._push_url(started.app_id)
+        self._log.info(
+            "Dify run %s%s, user %s, deadline %s.",
+            started.workflow_run_id,
+            f" on Dify {started.server_version}" if started.server_version else "",
+            submission.user,
+            self._deadline(submission),
+        )
+
+    def _push_url(self, app_id: str | None) -> None:
+        if app_id is not None:
+            ti: Any = self._context["ti"]
+            ti.xcom_push(key=URL_XCOM_KEY, value=run_page(self._hook.connection.console_url, app_id))
+
+    def _await_turn(self, error: DifyRateLimitError, submission: Submission, deadline: Deadline) -> Submission:
+        """Let time pass before a rate-limited submission is tried again: asleep here, or deferred."""
+        now = time.time()
+        wait = rate_limit_wait(submission.attempts, error.retry_after, random.random())
+        if self._task.on_rate_limit == "fail" or deadline.left(now) <= wait:
+            raise error
+        self._log.info("Dify takes no further run now; the next submission follows in %.0f s. %s", wait, error)
+        submission = replace(submission, attempts=submission.attempts + 1)
+        if self._task.deferrable:
+            from airflow_provider_dify.triggers.workflow import DifySubmitLaterTrigger
+
+            self._task.defer(
+                trigger=DifySubmitLaterTrigger(now + wait),
+                method_name="submit_again",
+                kwargs={"submission": asdict(submission)},
+            )
+        time.sleep(wait)
+        return submission
+
+    def _defer_wait(self, started: StartedRun, deadline: Deadline, submission: Submission) -> NoReturn:
+        from airflow_provider_dify.triggers.workflow import DifyWorkflowRunTrigger
+
+        # No framework timeout: when one strikes, neither this operator nor the trigger gets to stop the run.
+        self._task.defer(
+            trigger=DifyWorkflowRunTrigger(
+                workflow_run_id=started.workflow_run_id,
+                dify_conn_id=self._task.dify_conn_id,
+                end_time=deadline.at,
+                poll_interval=self._task.poll_interval,
+                max_poll_interval=self._task.max_poll_interval,
+                since=submission.submitted_at,
+                fail_on_pause=self._task.on_pause == "fail",
+                dify_task_id=started.task_id,
+                user=submission.user,
+                cancel_on_kill=self._task.cancel_on_kill,
+            ),
+            method_name="execute_complete",
+            kwargs={
+                "workflow_run_id": started.workflow_run_id,
+                "task_id": started.task_id,
+                "end_time": deadline.at,
+                "user": submission.user,
+            },
+        )
+        raise AssertionError("defer() does not return")
+
+    def _follow(self, started: StartedRun, deadline: Deadline, first_wait: float | None = None) -> WaitResult:
+        flow = wait_for_run(
+            started.workflow_run_id,
+            schedule=PollSchedule(self._task.poll_interval, self._task.max_poll_interval),
+            deadline=deadline,
+            since=time.time(),
+            clock=time.time,
+            chance=random.random,
+            first_wait=first_wait,
+            fail_on_pause=self._task.on_pause == "fail",
+        )
+        return self._hook.follow(flow, self._log.info)
+
+    def _finish(self, started: StartedRun, result: WaitResult, deadline: Deadline, user: str) -> dict[str, Any]:
+        """Turn the end of the wait into the task's return value or exception."""
+        run_id, ledger = started.workflow_run_id, self._ledger
+        if isinstance(result, Ended):
+            self._started = self._submitted_user = None
+            ledger.settle()
+            partial_success = result.run.status is RunStatus.PARTIAL_SUCCEEDED
+            (self._log.warning if partial_success else self._log.info)(closing_line(result.run))
+            if started.app_id is None:
+                self._push_url(result.run.app_id)
+            return outputs_of(result.run, fail_on_partial_success=self._task.fail_on_partial_success)
+        if isinstance(result, TimedOut):
+            stopped = self._task.cancel_on_timeout and self._stop(started, user, "the deadline has struck")
+            if stopped:
+                ledger.settle()
+            raise timeout_error(run_id, result.status, deadline, on_retry=NEW_RUN if stopped else TAKEN_UP)
+        if isinstance(result, GivenUp):
+            result.error.workflow_run_id = run_id
+            raise result.error
+        ledger.settle()
+        raise paused_error(run_id, list(result.questions))
+
+    def _stop(self, started: StartedRun, user: str | None, why: str) -> bool:
+        """Ask Dify to stop a run, without ever hiding what made that necessary; tell whether it was asked."""
+        run_id, task_id = started.workflow_run_id, started.task_id
+        try:
+            if task_id is None and user is not None:
+                task_id = self._hook.find_task_id(run_id, user)
+            if task_id is None:
+                self._log.warning(
+                    "Dify run %s cannot be stopped although %s: its task id is not known. It runs on.", run_id, why
+                )
+                return False
+            self._hook.stop_workflow_run(task_id)
+        except DifyError as error:
+            self._log.warning("Dify run %s could not be stopped although %s: %s", run_id, why, error)
+            return False
+        self._log.info("Dify was asked to stop run %s, since %s.", run_id, why)
+        return True

@@ -1,0 +1,185 @@
+"""The operator that runs a Dify workflow: its parameters. What they do is in ``execution``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.providers.common.compat.sdk import BaseOperator, conf
+
+from airflow_provider_dify.api.settings import (
+    FIRST_LOOK_SECONDS,
+    MAX_INTERVAL_SECONDS,
+    RESPONSE_MODES,
+    SUBMIT_TIMEOUT_SECONDS,
+    TIMEOUT_SECONDS,
+    PollSchedule,
+    check_choice,
+    seconds_of,
+)
+from airflow_provider_dify.links.dify import DifyRunLink
+from airflow_provider_dify.names import DEFAULT_CONN_NAME
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_dify.hooks.dify import DifyHook
+    from airflow_provider_dify.operators.execution import Execution
+
+
+class DifyRunWorkflowOperator(BaseOperator):
+    """Run a Dify workflow and return its outputs.
+
+    The run's id is known a moment after the submission, is pushed to XCom at once, and the rest is waiting:
+    on a worker slot, or with ``deferrable=True`` in the triggerer. Return value and exceptions are the same
+    in both modes. A submission that may have been accepted is never sent a second time.
+
+    .. warning::
+        Dify servers before 1.9.2 abandon a run whose stream is closed. On those the stream is read to its end
+        in the worker, whatever ``deferrable`` says.
+
+    :param inputs: The workflow's inputs: a mapping of names to JSON values, or a template that renders to one
+        as JSON. Templated.
+    :param files: Files of the run (``sys.files``): remote URLs, upload ids, or mappings in Dify's form.
+        File-typed inputs take the same mappings. Templated.
+    :param query: Text of a conversational workflow; only in the ``workflow-runs`` contract. Templated.
+    :param user: Caller identity that Dify shows, at most 255 characters. Left out, it is derived from the
+        task instance, which makes the submission findable. Templated.
+    :param workflow_id: A published version to run, instead of the current one; required by the
+        ``workflow-runs`` contract. Templated.
+    :param response_mode: ``streaming`` learns the run's id at once. ``blocking`` holds one HTTP request, and
+        the worker, until the run has ended; a gateway before Dify cuts such requests after 60 to 100 s.
+    :param dify_conn_id: The Airflow connection. Templated.
+    :param submit_timeout: Seconds to wait for the id of a streaming run.
+    :param wait_for_termination: Whether to wait for the end. Otherwise the run's id is returned, for
+        ``DifyWorkflowRunSensor`` or any other task to wait for.
+    :param deferrable: Whether to wait in the triggerer. The default is ``[operators] default_deferrable``.
+    :param poll_interval: Seconds before the first look; the distance then doubles.
+    :param max_poll_interval: Seconds between looks at most.
+    :param timeout: Seconds, or a timedelta, from the submission to the deadline, in both modes the same; an
+        earlier ``execution_timeout`` counts instead. A last look is taken when it strikes.
+    :param durable: Whether a retry takes up the run of an earlier try: waits for it, or takes its outputs. A
+        cleared task always starts a new run, and so does a retry after a failed or stopped one.
+    :param cancel_on_kill: Whether the run is stopped when the task is killed, marked or cleared, on a worker or
+        deferred.
+    :param cancel_on_timeout: Whether the run is stopped when the deadline strikes.
+    :param fail_on_partial_success: Whether a run that succeeded only partially fails the task, instead of a
+        warning in its log.
+    :param on_pause: A run that asks a human: ``wait`` until the deadline, or ``fail``.
+    :param on_rate_limit: A server that takes no further run: ``wait`` and submit again until the deadline
+        (deferred, where that is so), or ``fail``.
+
+    XCom: ``workflow_run_id`` and ``task_id`` (Dify's id for a stop) as soon as they are known, and
+    ``dify_run_url`` for the link.
+    """
+
+    template_fields: Sequence[str] = ("inputs", "files", "query", "user", "workflow_id", "dify_conn_id")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json", "files": "json"}
+    operator_extra_links = (DifyRunLink(),)
+    ui_color = "#e8efff"
+
+    def __init__(
+        self,
+        *,
+        inputs: Mapping[str, Any] | str | None = None,
+        files: Sequence[Any] | str | None = None,
+        query: str | None = None,
+        user: str | None = None,
+        workflow_id: str | None = None,
+        response_mode: str = "streaming",
+        dify_conn_id: str = DEFAULT_CONN_NAME,
+        submit_timeout: float = SUBMIT_TIMEOUT_SECONDS,
+        wait_for_termination: bool = True,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        poll_interval: float = FIRST_LOOK_SECONDS,
+        max_poll_interval: float = MAX_INTERVAL_SECONDS,
+        timeout: float | timedelta = TIMEOUT_SECONDS,
+        durable: bool = True,
+        cancel_on_kill: bool = True,
+        cancel_on_timeout: bool = True,
+        fail_on_partial_success: bool = False,
+        on_pause: str = "wait",
+        on_rate_limit: str = "wait",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.inputs = inputs
+        self.files = files
+        self.query = query
+        self.user = user
+        self.workflow_id = workflow_id
+        self.response_mode = check_choice(response_mode, "response_mode", RESPONSE_MODES)
+        self.dify_conn_id = dify_conn_id
+        self.submit_timeout = seconds_of(submit_timeout, "submit_timeout")
+        self.wait_for_termination = wait_for_termination
+        self.deferrable = deferrable
+        schedule = PollSchedule.checked(poll_interval, max_poll_interval)
+        self.poll_interval = schedule.first
+        self.max_poll_interval = schedule.longest
+        self.timeout = schedule.checked_timeout(timeout, "timeout")
+        self.durable = durable
+        self.cancel_on_kill = cancel_on_kill
+        self.cancel_on_timeout = cancel_on_timeout
+        self.fail_on_partial_success = fail_on_partial_success
+        self.on_pause = check_choice(on_pause, "on_pause", ("wait", "fail"))
+        self.on_rate_limit = check_choice(on_rate_limit, "on_rate_limit", ("wait", "fail"))
+        self._execution: Execution | None = None
+
+    @cached_property
+    def hook(self) -> DifyHook:
+        """The hook of the operator's connection."""
+        # Importing it takes longer than parsing a whole DAG file, and parsing needs no HTTP client.
+        from airflow_provider_dify.hooks.dify import DifyHook
+
+        return DifyHook(self.dify_conn_id)
+
+    def _executed(self, context: Context) -> Execution:
+        # Airflow parses DAG files again and again: only a task that runs pays for what running needs.
+        from airflow_provider_dify.operators.execution import Execution
+
+        self._execution = Execution(self, context)
+        return self._execution
+
+    def execute(self, context: Context) -> Any:
+        """Submit the run, or take up that of an earlier try; wait for it, or defer.
+
+        :return: The outputs, or the run's id with ``wait_for_termination=False``.
+        :raises DifyError: The submission was refused or of unknown fate, or the run did not end as asked.
+        """
+        return self._executed(context).begin()
+
+    def submit_again(self, context: Context, event: Any, submission: dict[str, Any]) -> Any:
+        """Submit a run that was rate-limited before; called by Airflow when its turn may have come."""
+        return self._executed(context).submit_again(submission)
+
+    def execute_found(self, context: Context, event: Any, submission: dict[str, Any], earlier: bool = False) -> Any:
+        """Go on with a run that was looked for in the triggerer; called by Airflow when the trigger has fired."""
+        return self._executed(context).searched_in_triggerer(event, submission, earlier=earlier)
+
+    def execute_complete(
+        self,
+        context: Context,
+        event: Any,
+        workflow_run_id: str | None = None,
+        task_id: str | None = None,
+        end_time: float | None = None,
+        user: str | None = None,
+    ) -> dict[str, Any]:
+        """Take up the task when the wait in the triggerer has ended.
+
+        :param event: The trigger's event.
+        :param workflow_run_id: The run; by default the event's.
+        :param task_id: Dify's id for a stop.
+        :param end_time: The deadline in unix seconds.
+        :param user: The ``user`` of the submission.
+        :return: The outputs.
+        :raises DifyError: As a task that waits by itself.
+        """
+        return self._executed(context).waited_in_triggerer(event, workflow_run_id, task_id, end_time, user)
+
+    def on_kill(self) -> None:
+        """Stop the run when the task is killed on a worker."""
+        if self._execution is not None:
+            self._execution.killed()

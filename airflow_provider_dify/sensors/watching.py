@@ -1,0 +1,177 @@
+"""One try of a sensor that waits for a Dify workflow run."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException, PokeReturnValue
+
+from airflow_provider_dify.api.outcomes import SAME_RUN, outputs_of, paused_error, timeout_error
+from airflow_provider_dify.api.polling import (
+    COLLECT_SECONDS,
+    UNKNOWN_GRACE_SECONDS,
+    Deadline,
+    Ended,
+    GivenUp,
+    TimedOut,
+    Wait,
+    Watch,
+)
+from airflow_provider_dify.api.progress import closing_line
+from airflow_provider_dify.api.runs import RunStatus
+from airflow_provider_dify.api.settings import FIRST_LOOK_SECONDS
+from airflow_provider_dify.api.waiting import PausedOut, WaitFlow, WaitResult, wait_for_run
+from airflow_provider_dify.exceptions import DifyError, DifyNotFoundError, DifySensorTimeoutError
+from airflow_provider_dify.links.dify import run_page
+from airflow_provider_dify.names import URL_XCOM_KEY
+from airflow_provider_dify.triggers.report import Report
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_dify.sensors.workflow import DifyWorkflowRunSensor
+
+
+class Watching:
+    """One try of a sensor, from its start or from where the triggerer has handed it back.
+
+    :param sensor: The sensor, with its templates rendered.
+    :param context: Airflow's context of the try.
+    """
+
+    def __init__(self, sensor: DifyWorkflowRunSensor, context: Context) -> None:
+        self._sensor = sensor
+        self._context = context
+        self._hook = sensor.hook
+        self._log = sensor.log
+
+    def begin(self) -> dict[str, Any]:
+        """Wait for the run here, or defer."""
+        try:
+            run_id, now = self._run_id(), time.time()
+            deadline = Deadline.after(
+                now, self._sensor.timeout, started_at=now, execution_timeout=self._sensor.execution_timeout
+            )
+            if self._sensor.deferrable:
+                self._defer(run_id, deadline, now)
+            flow = self._flow(run_id, deadline, self._first_wait)
+            return self._finish(run_id, self._hook.follow(flow, self._log.info), deadline)
+        except DifyError as error:
+            self._give_up(error)
+
+    def rescheduled(self, execute: Callable[[Context], Any]) -> Any:
+        """Let Airflow poke and reschedule, with the errors of the other modes."""
+        try:
+            run_id = self._run_id()
+            try:
+                return execute(self._context)
+            except AirflowSensorTimeout as error:
+                raise DifySensorTimeoutError(
+                    f"{error} Dify run {run_id} had not ended. {SAME_RUN}", workflow_run_id=run_id
+                ) from error
+        except DifyError as error:
+            self._give_up(error)
+
+    def poke(self) -> PokeReturnValue:
+        """Take one look.
+
+        A run that the server does not show is looked at for up to 10 s: its row can lag behind the event that
+        named it, and a rescheduled sensor remembers nothing of earlier looks.
+        """
+        run_id = self._run_id()
+        look = self._hook.look(run_id)
+        result: WaitResult | Wait
+        if isinstance(look.error, DifyNotFoundError):
+            grace = Deadline(time.time() + UNKNOWN_GRACE_SECONDS + FIRST_LOOK_SECONDS)
+            result = self._hook.follow(self._flow(run_id, grace, FIRST_LOOK_SECONDS), self._log.debug)
+        elif look.run is not None and look.run.status is RunStatus.PAUSED and self._sensor.on_pause == "fail":
+            result = PausedOut(tuple(self._hook.get_pause_questions(look.run)))
+        else:
+            now = time.time()
+            _, result = Watch().decide(
+                look, now=now, deadline=Deadline(now), schedule=self._sensor.schedule, chance=random.random()
+            )
+        if isinstance(result, (TimedOut, Wait)):
+            return PokeReturnValue(is_done=False)
+        return PokeReturnValue(is_done=True, xcom_value=self._finish(run_id, result, Deadline(time.time())))
+
+    def waited_in_triggerer(self, event: Any, workflow_run_id: str | None, end_time: float | None) -> dict[str, Any]:
+        """Go on where the wait in the triggerer has ended."""
+        try:
+            report = Report.parse(event, workflow_run_id)
+            deadline = Deadline(time.time() if end_time is None else end_time)
+            result: WaitResult | None = report.wait_result()
+            if result is None:
+                grace = deadline.at_least(time.time() + COLLECT_SECONDS)
+                result = self._hook.follow(self._flow(report.workflow_run_id, grace, 0), self._log.info)
+            return self._finish(report.workflow_run_id, result, deadline)
+        except DifyError as error:
+            self._give_up(error)
+
+    def _run_id(self) -> str:
+        return self._hook.api.check_run_id(self._sensor.workflow_run_id)
+
+    @property
+    def _first_wait(self) -> float:
+        return min(FIRST_LOOK_SECONDS, self._sensor.schedule.first)
+
+    def _flow(self, run_id: str, deadline: Deadline, first_wait: float) -> WaitFlow:
+        return wait_for_run(
+            run_id,
+            schedule=self._sensor.schedule,
+            deadline=deadline,
+            since=time.time(),
+            clock=time.time,
+            chance=random.random,
+            first_wait=first_wait,
+            fail_on_pause=self._sensor.on_pause == "fail",
+        )
+
+    def _defer(self, run_id: str, deadline: Deadline, since: float) -> NoReturn:
+        from airflow_provider_dify.triggers.workflow import DifyWorkflowRunTrigger
+
+        schedule = self._sensor.schedule
+        # No framework timeout, so that a sensor in the triggerer ends with the same error as one on a worker.
+        self._sensor.defer(
+            trigger=DifyWorkflowRunTrigger(
+                workflow_run_id=run_id,
+                dify_conn_id=self._sensor.dify_conn_id,
+                end_time=deadline.at,
+                poll_interval=schedule.first,
+                max_poll_interval=schedule.longest,
+                since=since,
+                first_wait=self._first_wait,
+                fail_on_pause=self._sensor.on_pause == "fail",
+            ),
+            method_name="execute_complete",
+            kwargs={"workflow_run_id": run_id, "end_time": deadline.at},
+        )
+        raise AssertionError("defer() does not return")
+
+    def _finish(self, run_id: str, result: WaitResult, deadline: Deadline) -> dict[str, Any]:
+        """Turn the end of the wait into the sensor's return value or exception."""
+        if isinstance(result, Ended):
+            partial_success = result.run.status is RunStatus.PARTIAL_SUCCEEDED
+            (self._log.warning if partial_success else self._log.info)(closing_line(result.run))
+            if result.run.app_id is not None:
+                ti: Any = self._context["ti"]
+                ti.xcom_push(key=URL_XCOM_KEY, value=run_page(self._hook.connection.console_url, result.run.app_id))
+            return outputs_of(
+                result.run, fail_on_partial_success=self._sensor.fail_on_partial_success, on_retry=SAME_RUN
+            )
+        if isinstance(result, TimedOut):
+            raise timeout_error(run_id, result.status, deadline, DifySensorTimeoutError, SAME_RUN)
+        if isinstance(result, GivenUp):
+            result.error.workflow_run_id = run_id
+            raise result.error
+        raise paused_error(run_id, list(result.questions), SAME_RUN)
+
+    def _give_up(self, error: DifyError) -> NoReturn:
+        """Skip where the author asked for it: Airflow's own rules differ by mode and version."""
+        if self._sensor.soft_fail or self._sensor.never_fail:
+            option = "soft_fail" if self._sensor.soft_fail else "never_fail"
+            raise AirflowSkipException(f"Skipping, since {option} is set: {error}") from error
+        raise error

@@ -1,0 +1,148 @@
+"""The sensor for a run that something else has started: its parameters. What they do is in ``watching``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import BaseSensorOperator, conf
+
+from airflow_provider_dify.api.settings import (
+    FIRST_LOOK_SECONDS,
+    MAX_INTERVAL_SECONDS,
+    TIMEOUT_SECONDS,
+    PollSchedule,
+    check_choice,
+    seconds_of,
+)
+from airflow_provider_dify.links.dify import DifyRunLink
+from airflow_provider_dify.names import DEFAULT_CONN_NAME
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context, PokeReturnValue
+
+    from airflow_provider_dify.hooks.dify import DifyHook
+    from airflow_provider_dify.sensors.watching import Watching
+
+
+class DifyWorkflowRunSensor(BaseSensorOperator):
+    """Wait for a Dify workflow run that something else has started, and return its outputs.
+
+    It never stops a run. ``soft_fail`` and ``never_fail`` skip the task for whatever would have failed it, in
+    all modes and on all Airflow versions alike.
+
+    :param workflow_run_id: The run's id, for example the return value of ``DifyRunWorkflowOperator`` with
+        ``wait_for_termination=False``. Templated.
+    :param dify_conn_id: The Airflow connection; its key must be of the run's app. Templated.
+    :param deferrable: Whether to wait in the triggerer. The default is ``[operators] default_deferrable``.
+    :param poke_interval: Seconds, or a timedelta, before the second look; the first follows after at most 1 s.
+    :param exponential_backoff: Whether the distance between looks doubles up to ``max_wait``.
+    :param max_wait: Seconds, or a timedelta, between looks at most; 5, or ``poke_interval`` where that is more.
+    :param timeout: Seconds, or a timedelta, from the sensor's start to its deadline; a last look is taken when
+        it strikes. With ``mode="reschedule"`` it is counted as Airflow does.
+    :param fail_on_partial_success: Whether a run that succeeded only partially fails the task, instead of a
+        warning in its log.
+    :param on_pause: A run that asks a human: ``wait`` until the deadline, or ``fail``.
+
+    XCom: ``dify_run_url`` for the link.
+    """
+
+    template_fields: Sequence[str] = ("workflow_run_id", "dify_conn_id")
+    operator_extra_links = (DifyRunLink(),)
+    ui_color = "#e8efff"
+
+    def __init__(
+        self,
+        *,
+        workflow_run_id: str,
+        dify_conn_id: str = DEFAULT_CONN_NAME,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        poke_interval: float | timedelta = FIRST_LOOK_SECONDS,
+        exponential_backoff: bool = True,
+        max_wait: float | timedelta | None = None,
+        timeout: float | timedelta = TIMEOUT_SECONDS,
+        fail_on_partial_success: bool = False,
+        on_pause: str = "wait",
+        **kwargs: Any,
+    ) -> None:
+        first = seconds_of(poke_interval, "poke_interval")
+        longest = max(MAX_INTERVAL_SECONDS, first) if max_wait is None else max_wait
+        schedule = PollSchedule.checked(
+            first, longest if exponential_backoff else first, names=("poke_interval", "max_wait")
+        )
+        super().__init__(
+            poke_interval=schedule.first,
+            exponential_backoff=exponential_backoff,
+            max_wait=schedule.longest,
+            timeout=schedule.checked_timeout(timeout, "timeout"),
+            **kwargs,
+        )
+        self.workflow_run_id = workflow_run_id
+        self.dify_conn_id = dify_conn_id
+        self.deferrable = deferrable
+        self.fail_on_partial_success = fail_on_partial_success
+        self.on_pause = check_choice(on_pause, "on_pause", ("wait", "fail"))
+
+    @cached_property
+    def hook(self) -> DifyHook:
+        """The hook of the sensor's connection."""
+        # Importing it takes longer than parsing a whole DAG file, and parsing needs no HTTP client.
+        from airflow_provider_dify.hooks.dify import DifyHook
+
+        return DifyHook(self.dify_conn_id)
+
+    @property
+    def schedule(self) -> PollSchedule:
+        """The distances between looks."""
+        longest = self.poke_interval if self.max_wait is None else seconds_of(self.max_wait, "max_wait")
+        return PollSchedule(self.poke_interval, longest)
+
+    def _watching(self, context: Context) -> Watching:
+        # Airflow parses DAG files again and again: only a sensor that runs pays for what running needs.
+        from airflow_provider_dify.sensors.watching import Watching
+
+        return Watching(self, context)
+
+    def execute(self, context: Context) -> Any:
+        """Wait for the run: here, in the triggerer, or from one reschedule to the next.
+
+        :return: The outputs.
+        :raises DifyError: The run did not end as asked, or not in time.
+        :raises AirflowSkipException: The same, with ``soft_fail`` or ``never_fail``.
+        """
+        watching = self._watching(context)
+        if self.reschedule and not self.deferrable:
+            # Airflow 2 takes a nested call of a decorated execute for one from outside of a task, and warns.
+            return watching.rescheduled(partial(inspect.unwrap(BaseSensorOperator.execute), self))
+        return watching.begin()
+
+    def execute_complete(
+        self, context: Context, event: Any, workflow_run_id: str | None = None, end_time: float | None = None
+    ) -> dict[str, Any]:
+        """Take up the sensor when the trigger has fired.
+
+        :param event: The trigger's event.
+        :param workflow_run_id: The run; by default the event's.
+        :param end_time: The deadline in unix seconds.
+        :return: The outputs.
+        :raises DifyError: As a sensor that waits by itself.
+        """
+        return self._watching(context).waited_in_triggerer(event, workflow_run_id, end_time)
+
+    def poke(self, context: Context) -> PokeReturnValue:
+        """Take one look at the run.
+
+        :return: Whether the run has ended, with the outputs.
+        :raises DifyError: It did not end as asked, or another look would not mend what was answered.
+        """
+        return self._watching(context).poke()
+
+    def _get_next_poke_interval(
+        self, started_at: datetime | float, run_duration: Callable[[], float], poke_count: int
+    ) -> float:
+        """Return the distance to the next look of a rescheduled sensor, by the schedule of all other modes."""
+        elapsed = run_duration()
+        return max(0.0, min(self.schedule.delay_after(elapsed), self.timeout - elapsed))
