@@ -1,0 +1,164 @@
+"""Uploaded and remote files, as runs see them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import mimetypes
+import secrets
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from airflow_provider_dify.testing.apps import TENANT_ID
+from airflow_provider_dify.testing.runs import EndUser
+from airflow_provider_dify.testing.versions import Version
+
+_TYPES = {
+    "image": {"jpg", "jpeg", "png", "webp", "gif", "svg"},
+    "video": {"mp4", "mov", "mpeg", "webm"},
+    "audio": {"mp3", "m4a", "wav", "amr", "mpga"},
+    "document": {
+        "txt", "md", "markdown", "mdx", "pdf", "html", "htm", "xlsx", "xls", "vtt", "properties", "doc",
+        "docx", "csv", "eml", "msg", "ppt", "pptx", "xml", "epub", "json", "yaml", "yml",
+    },
+}  # fmt: skip
+_UNREACHABLE_AFTER = 3.5
+
+
+class InvalidFileError(ValueError):
+    """A file that a run may not have; the text is the server's message."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One upload."""
+
+    id: str
+    name: str
+    content: bytes
+    mime_type: str
+    owner: EndUser
+    created_at: float
+    source_url: str
+
+    @property
+    def extension(self) -> str:
+        """The name's extension, without the dot."""
+        return PurePosixPath(self.name).suffix.lstrip(".").lower()
+
+
+class FileStore:
+    """The files of one server. Nothing is ever fetched from anywhere.
+
+    :param remote_files: contents of the URLs that exist for this server; every other one is unreachable.
+        None: every URL is taken as reachable, of unknown size.
+    :param time_scale: factor on the time that an unreachable URL takes.
+    """
+
+    def __init__(self, remote_files: Mapping[str, bytes] | None, time_scale: float) -> None:
+        self._remote_files = remote_files
+        self._time_scale = time_scale
+        self._files: dict[str, StoredFile] = {}
+        self.base_url = ""
+
+    def add(self, name: str, content: bytes, mime_type: str | None, owner: EndUser) -> StoredFile:
+        """Keep an upload."""
+        file_id = str(uuid.uuid4())
+        stored = StoredFile(
+            id=file_id,
+            name=name,
+            content=content,
+            mime_type=mime_type or mimetypes.guess_type(name)[0] or "application/octet-stream",
+            owner=owner,
+            created_at=time.time(),
+            source_url=self._signed_url(file_id),
+        )
+        self._files[file_id] = stored
+        return stored
+
+    def get(self, file_id: str) -> StoredFile | None:
+        """Return an upload, None for an unknown id."""
+        return self._files.get(file_id)
+
+    async def resolve(
+        self, value: Mapping[str, Any], version: Version, end_user: EndUser, allowed: Sequence[str]
+    ) -> dict[str, Any]:
+        """Return the file object that a run sees for an input value.
+
+        :raises InvalidFileError: for an unknown upload, one of another user where the version minds, a wrong
+            type, an unreachable URL.
+        """
+        kind, method = value.get("type"), value.get("transfer_method")
+        if not kind:
+            raise InvalidFileError("Invalid file type: None")
+        if method == "local_file":
+            return self._local(value, version, end_user, allowed)
+        if method == "remote_url":
+            return await self._remote(value, version, allowed)
+        raise InvalidFileError(f"Invalid file transfer method: {method}")
+
+    def _local(
+        self, value: Mapping[str, Any], version: Version, end_user: EndUser, allowed: Sequence[str]
+    ) -> dict[str, Any]:
+        stored = self._files.get(str(value.get("upload_file_id")))
+        if stored is None or not (version.foreign_files or stored.owner == end_user):
+            raise InvalidFileError("Invalid upload file")
+        _check_type(str(value["type"]), stored.extension, allowed)
+        common = _described(value, stored.name, stored.mime_type, len(stored.content))
+        common |= {"related_id": stored.id, "url": self._signed_url(stored.id)}
+        if version.file_references:
+            record = json.dumps({"record_id": stored.id}, separators=(",", ":")).encode()
+            reference = "dify-file-ref:" + base64.urlsafe_b64encode(record).decode()
+            return common | {"remote_url": "", "reference": reference}
+        return common | {"tenant_id": TENANT_ID, "remote_url": stored.source_url}
+
+    async def _remote(self, value: Mapping[str, Any], version: Version, allowed: Sequence[str]) -> dict[str, Any]:
+        url = str(value.get("url") or "")
+        if not url:
+            raise InvalidFileError("Invalid file url")
+        size = -1
+        if self._remote_files is not None:
+            if url not in self._remote_files:
+                await asyncio.sleep(_UNREACHABLE_AFTER * self._time_scale)
+                raise InvalidFileError(f"Reached maximum retries (3) for URL {url}")
+            size = len(self._remote_files[url])
+        name = PurePosixPath(urlsplit(url).path).name
+        _check_type(str(value["type"]), PurePosixPath(name).suffix.lstrip("."), allowed)
+        mime_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        common = _described(value, name, mime_type, size)
+        common |= {"remote_url": url, "related_id": None, "url": url}
+        return common | ({"reference": None} if version.file_references else {"tenant_id": TENANT_ID})
+
+    def _signed_url(self, file_id: str) -> str:
+        timestamp, nonce = int(time.time()), secrets.token_hex(16)
+        digest = hashlib.sha256(f"{file_id}|{timestamp}|{nonce}".encode()).digest()
+        sign = quote(base64.urlsafe_b64encode(digest))
+        return f"{self.base_url}/files/{file_id}/file-preview?timestamp={timestamp}&nonce={nonce}&sign={sign}"
+
+
+def _described(value: Mapping[str, Any], name: str, mime_type: str, size: int) -> dict[str, Any]:
+    return {
+        "dify_model_identity": "__dify__file__",
+        "id": None,
+        "type": value["type"],
+        "transfer_method": value["transfer_method"],
+        "filename": name,
+        "extension": PurePosixPath(name).suffix,
+        "mime_type": mime_type,
+        "size": size,
+    }
+
+
+def _check_type(wanted: str, extension: str, allowed: Sequence[str]) -> None:
+    detected = next((kind for kind, extensions in _TYPES.items() if extension.lower() in extensions), "custom")
+    if wanted not in (detected, "custom"):
+        raise InvalidFileError("Detected file type does not match the specified type. Please verify the file.")
+    if wanted not in allowed:
+        raise InvalidFileError(f"File validation failed for file: type {wanted} is not allowed")
