@@ -1,0 +1,119 @@
+"""A task instance and its tries, played by hand: what Airflow gives an operator, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow.providers.common.compat.sdk import TaskDeferred
+
+from airflow_provider_dify.operators.workflow import DifyRunWorkflowOperator
+from airflow_provider_dify.testing.server import DifyServer
+
+
+class Store:
+    """Airflow's task state store: one value a key, over all tries and lives."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self.values.get(key, default)
+
+    def set(self, key: str, value: Any) -> None:
+        self.values[key] = json.loads(json.dumps(value))
+
+    def delete(self, key: str) -> None:
+        self.values.pop(key, None)
+
+
+@dataclass
+class TaskInstance:
+    dag_id: str = "dag"
+    task_id: str = "task"
+    run_id: str = "manual__2026-01-01T00:00:00+00:00"
+    map_index: int = -1
+    max_tries: int = 2
+    try_number: int = 1
+    xcoms: dict[str, Any] = field(default_factory=dict)
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.xcoms[key] = value
+
+
+class Task:
+    """
+    One task instance with its tries; ``store`` is None on Airflow before 3.3.
+
+    Each try gets a fresh operator, since a process of its own runs it.
+    """
+
+    def __init__(self, *, store: bool, deferrable: bool, **parameters: Any) -> None:
+        self.store = Store() if store else None
+        self.ti = TaskInstance(max_tries=parameters.get("retries", 2))
+        self.parameters: dict[str, Any] = {
+            "task_id": "task",
+            "retries": 2,
+            "deferrable": deferrable,
+            "poll_interval": 0.05,
+            "max_poll_interval": 0.2,
+            "submit_timeout": 0.5,
+            "timeout": 20,
+            **parameters,
+        }
+        self.operator = self._operator()
+
+    def _operator(self) -> DifyRunWorkflowOperator:
+        return DifyRunWorkflowOperator(**self.parameters)
+
+    def run(self) -> Any:
+        """Run the current try to its end, in worker and triggerer as Airflow would."""
+        self.operator = self._operator()
+        self.ti.xcoms.clear()
+        context: Any = {"ti": self.ti}
+        if self.store is not None:
+            context["task_state_store"] = self.store
+        method, kwargs = "execute", {}
+        while True:
+            try:
+                return getattr(self.operator, method)(context, **kwargs)
+            except TaskDeferred as deferred:
+                event = asyncio.run(self.fire(deferred.trigger))
+                method, kwargs = deferred.method_name, {**(deferred.kwargs or {}), "event": event}
+                # A resumed task is another process: nothing but the arguments survives.
+                self.operator = self._operator()
+
+    @staticmethod
+    async def fire(trigger: Any) -> Any:
+        from importlib import import_module
+
+        path, arguments = trigger.serialize()
+        module, _, name = path.rpartition(".")
+        rebuilt = getattr(import_module(module), name)(**json.loads(json.dumps(arguments)))
+        async for event in rebuilt.run():
+            return event.payload
+        raise AssertionError("the trigger ended without an event")
+
+    def retry(self) -> Any:
+        """Run the next try of the same life."""
+        self.ti.try_number += 1
+        return self.run()
+
+    def clear(self) -> Any:
+        """Run the first try of a new life, as a clear starts it."""
+        self.ti.max_tries = self.ti.try_number + self.parameters["retries"]
+        self.ti.try_number += 1
+        return self.run()
+
+
+def connect(monkeypatch: Any, server: DifyServer, app: str) -> None:
+    """Point the default connection to an app of the server, with time-outs that suit a test."""
+    connection = {
+        "conn_type": "dify",
+        "host": server.base_url,
+        "password": server.api_key(app),
+        "extra": {"connect_timeout": 2, "read_timeout": 2},
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_DIFY_DEFAULT", json.dumps(connection))
