@@ -48,6 +48,7 @@ from airflow_provider_dify.exceptions import (
     DifyResponseError,
     DifyTransportError,
 )
+from airflow_provider_dify.hooks.masking import mask_secrets
 from airflow_provider_dify.names import CONN_TYPE, DEFAULT_CONN_NAME, HOOK_NAME, WORKFLOW_RUNS
 
 if TYPE_CHECKING:
@@ -145,15 +146,8 @@ class DifyHook(BaseHook):
             password=found.password,
             extra=extra,
         )
-        self._mask(connection)
+        mask_secrets(connection.secrets)
         return connection
-
-    @staticmethod
-    def _mask(connection: DifyConnection) -> None:
-        from airflow.providers.common.compat.sdk import mask_secret
-
-        for secret in connection.secrets:
-            mask_secret(secret)
 
     async def aconnection(self) -> DifyConnection:
         """Return the checked connection, read once for each hook, beside the event loop.

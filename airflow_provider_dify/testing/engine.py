@@ -195,7 +195,7 @@ class Engine:
         self._workers_alive = False
         self._waiting.clear()
         while self._background:
-            tasks = list(self._background)
+            tasks, self._background = self._background, set()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -409,7 +409,7 @@ class Engine:
 
     def _spoken_words(self, run: Run, step: Step) -> list[str]:
         workflow = run.app.workflow
-        if workflow.stream_text is None or step is not _speaker(workflow):
+        if workflow.stream_text is None or step.node_id != _speaker(workflow).node_id:
             return []
         scope = run.scope | {step.node_id: evaluate(step.outputs, run.scope)}
         words = as_text(render(workflow.stream_text, scope)).split(" ")
@@ -485,7 +485,8 @@ class Engine:
 
     def _pause(self, run: Run, execution: Execution) -> None:
         definition = execution.step.human_input
-        assert definition is not None and run.row is not None
+        assert definition is not None
+        assert run.row is not None
         run.executions.append(execution)
         run.publish(self.bodies.node_started(run, execution))
         form = Form(

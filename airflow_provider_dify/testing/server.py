@@ -336,6 +336,10 @@ class DifyServer:
         await self._service.engine.close()
         if self._runner:
             await self._runner.cleanup()
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
 
     async def _open_port(self) -> None:
         if self._site is not None or self._runner is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ LINE_ENDS = ["\n", "\r\n", "\r"]
 def decode(stream: bytes, cuts: list[int] | None = None, limit: int = 1 << 20) -> list[Event]:
     decoder = EventDecoder(limit)
     places = [0, *sorted(cut % (len(stream) + 1) for cut in cuts or []), len(stream)]
-    found = [event for start, end in zip(places, places[1:], strict=False) for event in decoder.feed(stream[start:end])]
+    found = [event for start, end in pairwise(places) for event in decoder.feed(stream[start:end])]
     return [*found, *decoder.close()]
 
 

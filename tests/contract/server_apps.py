@@ -10,9 +10,7 @@ from airflow_provider_dify.testing.workflows import HumanInput, Input, Step, Wor
 
 REFUSED = "[Errno 111] Connection refused"
 BAD_URL = "url should start with http:// or https://"
-METHODS = (
-    "'get', 'post', 'put', 'patch', 'delete', 'head', 'options', 'GET', 'POST', 'PUT', 'PATCH', 'DELETE', "
-)
+METHODS = "'get', 'post', 'put', 'patch', 'delete', 'head', 'options', 'GET', 'POST', 'PUT', 'PATCH', 'DELETE', "
 NEW_GRAPH_ERROR = (
     f"2 validation errors for HttpRequestNodeData\nmethod\n  Input should be {METHODS}'HEAD' or 'OPTIONS' "
     "[type=literal_error, input_value='nosuch', input_type=str]\n"
@@ -25,9 +23,7 @@ OLD_GRAPH_ERROR = (
     "input_value={'type': 'http-request', ...: 500}, 'variables': []}, input_type=dict]\n"
     "    For further information visit https://errors.pydantic.dev/2.11/v/missing"
 )
-PLUGIN_DOWN = (
-    "Failed to request plugin daemon, url: plugin/00000000-0000-0000-0000-000000000000/management/models"
-)
+PLUGIN_DOWN = "Failed to request plugin daemon, url: plugin/00000000-0000-0000-0000-000000000000/management/models"
 
 
 def workflows(version: str, limit: int = 1) -> list[Workflow]:

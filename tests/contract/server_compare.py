@@ -50,9 +50,7 @@ class Exchange:
 @cache
 def load(version: str, name: str) -> dict[str, Any]:
     """Return a recording."""
-    recording: dict[str, Any] = json.loads(
-        (RECORDINGS / version / f"{name}.json").read_text(encoding="utf-8")
-    )
+    recording: dict[str, Any] = json.loads((RECORDINGS / version / f"{name}.json").read_text(encoding="utf-8"))
     return recording
 
 
@@ -69,8 +67,7 @@ def recorded_blocks(recording: dict[str, Any]) -> list[str]:
 
 def differences(recording: dict[str, Any], exchange: Exchange) -> list[str]:
     """Return in what an exchange differs from the recorded one; nothing means that they agree."""
-    found = _Comparison().exchanges(recording, exchange)
-    return found
+    return _Comparison().exchanges(recording, exchange)
 
 
 class _Comparison:

@@ -143,9 +143,7 @@ class Lab:
         reader: Callable[[Exchange], bool] | None,
         patience: float | None,
     ) -> None:
-        headers = {
-            name: value for name, value in request["headers"].items() if name.lower() != "content-length"
-        }
+        headers = {name: value for name, value in request["headers"].items() if name.lower() != "content-length"}
         if "REDACTED" in headers.get("Authorization", ""):
             scheme = headers["Authorization"].split(" ")[0]
             headers["Authorization"] = f"{scheme} {self.server.api_key(app or 'echo')}"
@@ -173,9 +171,7 @@ class Lab:
                 exchange.body = response.content.decode()
 
 
-def _read_stream(
-    response: requests.Response, exchange: Exchange, reader: Callable[[Exchange], bool] | None
-) -> None:
+def _read_stream(response: requests.Response, exchange: Exchange, reader: Callable[[Exchange], bool] | None) -> None:
     text = ""
     try:
         for data in response.iter_content(None):

@@ -141,9 +141,7 @@ def pings_on_1_14(version: str) -> dict[str, Exchange]:
         return lab.exchanges
 
 
-@covers(
-    "run-streaming-slow-pings", "get-run-running", "logs-by-user-running", "logs-by-user-after", versions=OLD
-)
+@covers("run-streaming-slow-pings", "get-run-running", "logs-by-user-running", "logs-by-user-after", versions=OLD)
 def pings_on_older(version: str) -> dict[str, Exchange]:
     """A long node; meanwhile and afterwards a look at its row and its log."""
     with Lab(version, time_scale=0.02) as lab:
@@ -245,9 +243,7 @@ def _stops(lab: Lab, app: str, events: int) -> Callable[[Exchange], bool]:
 
     def stop(exchange: Exchange) -> bool:
         if len(exchange.events()) == events:
-            lab.post(
-                app, {"user": "anybody"}, path=f"/workflows/tasks/{exchange.events()[0]['task_id']}/stop"
-            )
+            lab.post(app, {"user": "anybody"}, path=f"/workflows/tasks/{exchange.events()[0]['task_id']}/stop")
         return False
 
     return stop
@@ -636,9 +632,7 @@ def human_input(version: str) -> dict[str, Exchange]:
 
         def ask_form(name: str) -> None:
             recorded = load(version, name)["request"]["path"].rsplit("/", 1)[1]
-            lab.replay(
-                name, change=lambda request: request.update(path=request["path"].replace(recorded, token))
-            )
+            lab.replay(name, change=lambda request: request.update(path=request["path"].replace(recorded, token)))
 
         for name in ("human-get-paused", "events-paused-snapshot", "events-other-user", "events-no-user"):
             lab.replay(name, run_id)
@@ -680,9 +674,7 @@ _FILE_RUNS = (
 )  # fmt: skip
 def files(version: str) -> dict[str, Exchange]:
     """Uploads, and runs with files."""
-    with Lab(
-        version, time_scale=0.02, remote_files={"http://127.0.0.1:8090/file.txt": b"hello there"}
-    ) as lab:
+    with Lab(version, time_scale=0.02, remote_files={"http://127.0.0.1:8090/file.txt": b"hello there"}) as lab:
         file_id = lab.replay("file-upload", change=_with_multipart).json()["id"]
         for name in ("file-upload-no-user", "file-upload-no-file"):
             lab.replay(name, change=_with_multipart)

@@ -40,9 +40,7 @@ def test_every_recording_is_compared_or_listed() -> None:
 
 def _as_exchange(recording: dict) -> Exchange:  # type: ignore[type-arg]
     response = recording["response"]
-    exchange = Exchange(
-        response["status"], dict(response["headers"]), closed=recording.get("closed_by") or "server"
-    )
+    exchange = Exchange(response["status"], dict(response["headers"]), closed=recording.get("closed_by") or "server")
     if "sse" in response:
         exchange.blocks = recorded_blocks(recording)
     else:
@@ -50,9 +48,7 @@ def _as_exchange(recording: dict) -> Exchange:  # type: ignore[type-arg]
     return exchange
 
 
-@pytest.mark.parametrize(
-    ("version", "name"), [("1.14.2", "run-streaming-echo"), ("1.9.1", "get-run-succeeded")]
-)
+@pytest.mark.parametrize(("version", "name"), [("1.14.2", "run-streaming-echo"), ("1.9.1", "get-run-succeeded")])
 def test_a_recording_agrees_with_itself(version: str, name: str) -> None:
     """The comparison accepts what is the same."""
     recording = load(version, name)
@@ -61,9 +57,7 @@ def test_a_recording_agrees_with_itself(version: str, name: str) -> None:
 
 TAMPERINGS = {
     "another status": lambda recording: recording["response"].update(status=500),
-    "another content type": lambda recording: recording["response"]["headers"].update(
-        {"content-type": "text/x"}
-    ),
+    "another content type": lambda recording: recording["response"]["headers"].update({"content-type": "text/x"}),
     "another version header": lambda recording: recording["response"]["headers"].update({"x-version": "0"}),
     "another value": lambda recording: recording["response"]["json"].update(status="failed"),
     "another type": lambda recording: recording["response"]["json"].update(outputs={}),
@@ -93,15 +87,11 @@ STREAM_TAMPERINGS = {
     "a later ping": lambda blocks: [*blocks[:5], "event: ping", *blocks[5:]],
     "another run id in one event": lambda blocks: [
         *blocks[:-1],
-        blocks[-1].replace(
-            json.loads(blocks[-1][6:])["workflow_run_id"], "0" * 8 + "-0000" * 3 + "-" + "0" * 12, 1
-        ),
+        blocks[-1].replace(json.loads(blocks[-1][6:])["workflow_run_id"], "0" * 8 + "-0000" * 3 + "-" + "0" * 12, 1),
     ],
     "another text": lambda blocks: [block.replace('"text":"hello"', '"text":"hullo"') for block in blocks],
     "blanks after the colons": lambda blocks: [block.replace('"event":"', '"event": "') for block in blocks],
-    "a key of the data less": lambda blocks: [
-        block.replace('"reason":"initial"', '"raison":1') for block in blocks
-    ],
+    "a key of the data less": lambda blocks: [block.replace('"reason":"initial"', '"raison":1') for block in blocks],
 }
 
 

@@ -63,18 +63,14 @@ class Client:
 
     def logged(self, user: str) -> int:
         """Return how many runs of a user the logs list."""
-        total: int = self.get("/workflows/logs", params={"created_by_end_user_session_id": user}).json()[
-            "total"
-        ]
+        total: int = self.get("/workflows/logs", params={"created_by_end_user_session_id": user}).json()["total"]
         return total
 
 
 def names(text: str) -> list[str]:
     """Return the names of the events of a whole stream, pings included."""
     return [
-        "ping" if block == "event: ping" else json.loads(block[6:])["event"]
-        for block in text.split("\n\n")
-        if block
+        "ping" if block == "event: ping" else json.loads(block[6:])["event"] for block in text.split("\n\n") if block
     ]
 
 

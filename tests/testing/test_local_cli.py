@@ -78,9 +78,7 @@ def test_the_curl_example_works() -> None:
     """Copied into a shell."""
     with running("--emulate", "1.11.2", "--time-scale", "0.1") as (_, said):
         command = said[said.index("  curl ") : said.index("Stop with")]
-        answer = subprocess.run(
-            ["sh", "-c", command], capture_output=True, text=True, timeout=LIMIT, check=True
-        )
+        answer = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=LIMIT, check=True)
     assert json.loads(answer.stdout)["data"]["outputs"]["summary"] == "Airflow runs it."
 
 
@@ -113,9 +111,7 @@ def test_serves_the_other_contract_and_own_workflows(tmp_path: Path) -> None:
 )
 def test_bad_options_are_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
     """What is wrong, and what would be right."""
-    ended = subprocess.run(
-        [*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False
-    )
+    ended = subprocess.run([*COMMAND, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert message in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
@@ -135,9 +131,7 @@ def test_a_taken_port_is_one_line_and_exit_code_2() -> None:
 
 def test_help_is_given() -> None:
     """With every option."""
-    ended = subprocess.run(
-        [*COMMAND, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=True
-    )
+    ended = subprocess.run([*COMMAND, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=True)
     for option in ("--port", "--host", "--emulate", "--api-contract", "--connections", "--worker-slots"):
         assert option in ended.stdout
     assert "--time-scale" in ended.stdout

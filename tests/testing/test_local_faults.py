@@ -32,9 +32,7 @@ class TestRefusals:
 
     def test_status_with_a_dify_error(self, server: DifyServer) -> None:
         """Code, message and headers as wanted."""
-        server.inject(
-            Fault("submit", "status", status=503, code="busy", message="later", headers={"Retry-After": "7"})
-        )
+        server.inject(Fault("submit", "status", status=503, code="busy", message="later", headers={"Retry-After": "7"}))
         answer = Client(server).run(text="x")
         assert answer.status_code == 503
         assert answer.json() == {"code": "busy", "message": "later", "status": 503}
@@ -158,11 +156,10 @@ class TestStreamFaults:
         """In the middle of workflow_started: no id can be read."""
         server.inject(Fault("submit", "cut", after_bytes=60))
         with Client(server).stream(text="x") as stream:
-            received = b""
+            received: list[bytes] = []
             with pytest.raises(requests.RequestException):
-                for data in stream.response.iter_content(None):
-                    received += data
-        assert len(received) == 60
+                received.extend(stream.response.iter_content(None))
+        assert sum(map(len, received)) == 60
         wait_for(lambda: statuses(server) == ["succeeded"])
 
     def test_cut_cleanly(self, server: DifyServer) -> None:

@@ -106,14 +106,8 @@ class TestInputs:
         body = {"inputs": None, "files": "a", "user": "me", "response_mode": "blocking"}
         message = client.post("/workflows/run", body).json()["message"]
         assert message.startswith("2 validation errors for WorkflowRunPayload\ninputs\n")
-        assert (
-            "Input should be a valid dictionary [type=dict_type, input_value=None, input_type=NoneType]"
-            in message
-        )
-        assert (
-            "files\n  Input should be a valid list [type=list_type, input_value='a', input_type=str]"
-            in message
-        )
+        assert "Input should be a valid dictionary [type=dict_type, input_value=None, input_type=NoneType]" in message
+        assert "files\n  Input should be a valid list [type=list_type, input_value='a', input_type=str]" in message
 
     def test_a_long_trace_session_is_refused(self, client: Client) -> None:
         """On 1.14.2."""

@@ -55,9 +55,7 @@ class TestLife:
             stream.until("workflow_started")
             (run,) = server.active_runs()
         assert "local-dify-server" not in [thread.name for thread in threading.enumerate()]
-        assert [(lost.id, lost.status, lost.row_status) for lost in server.runs] == [
-            (run.id, "lost", "running")
-        ]
+        assert [(lost.id, lost.status, lost.row_status) for lost in server.runs] == [(run.id, "lost", "running")]
         with pytest.raises(requests.RequestException):
             stream.until("workflow_finished")
 
@@ -408,11 +406,7 @@ class TestHumanInput:
         assert (paused["status"], paused["finished_at"]) == ("paused", None)
         assert server.active_runs()[0].status == "paused"
         form = paused["reasons"][0]["form_token"]
-        assert (
-            client.get(f"/form/human_input/{form}")
-            .json()["form_content"]
-            .startswith("Please approve ship it")
-        )
+        assert client.get(f"/form/human_input/{form}").json()["form_content"].startswith("Please approve ship it")
         answer = {"inputs": {"comment": "fine"}, "action": "approve", "user": "boss"}
         assert client.post(f"/form/human_input/{form}", answer).json() == {}
         wait_for(lambda: client.row(paused["id"])["status"] == "succeeded")
@@ -425,10 +419,7 @@ class TestRoutes:
     def test_head_and_health(self, server: DifyServer) -> None:
         """Health needs no key."""
         assert requests.get(f"{server.base_url}/health", timeout=5).json()["version"] == "1.14.2"
-        assert (
-            requests.head(f"{server.api_url}/info", headers=Client(server).headers, timeout=5).status_code
-            == 200
-        )
+        assert requests.head(f"{server.api_url}/info", headers=Client(server).headers, timeout=5).status_code == 200
 
     def test_older_versions_lack_the_events_route(self) -> None:
         """HTML 404, as any unknown path."""

@@ -99,52 +99,26 @@ def test_loads_and_runs_a_python_file(tmp_path: Path) -> None:
 WRONG: Any = 3
 
 WRONG_YAML = {
-    "workflows:\n  - name: a\n    input: []": (
-        r"workflow 'a': unknown field 'input'; did you mean 'inputs'\?"
-    ),
-    "workflows:\n  - name: a\n    colour: red": (
-        "workflow 'a': unknown field 'colour'; known fields are name, "
-    ),
+    "workflows:\n  - name: a\n    input: []": (r"workflow 'a': unknown field 'input'; did you mean 'inputs'\?"),
+    "workflows:\n  - name: a\n    colour: red": ("workflow 'a': unknown field 'colour'; known fields are name, "),
     "workflows:\n  - description: a": ("workflow 1: field 'name' is missing; add it"),
     "workflows:\n  - name: 3": ("field 'name' must be a text that is not empty, not 3"),
-    "workflows:\n  - name: a\n    duration: long": (
-        "workflow 'a': field 'duration' must be a number, .* not 'long'"
-    ),
-    "workflows:\n  - name: a\n    mode: chat": (
-        "field 'mode' must be one of workflow, advanced-chat, not 'chat'"
-    ),
+    "workflows:\n  - name: a\n    duration: long": ("workflow 'a': field 'duration' must be a number, .* not 'long'"),
+    "workflows:\n  - name: a\n    mode: chat": ("field 'mode' must be one of workflow, advanced-chat, not 'chat'"),
     "workflows:\n  - name: a\n    published: maybe": ("field 'published' must be true or false, not 'maybe'"),
     "workflows:\n  - name: a\n    inputs: text": ("workflow 'a': field 'inputs' must be a list of mappings"),
-    "workflows:\n  - name: a\n    inputs: [text]": (
-        "workflow 'a': input 1: must be a mapping of fields, not 'text'"
-    ),
+    "workflows:\n  - name: a\n    inputs: [text]": ("workflow 'a': input 1: must be a mapping of fields, not 'text'"),
     "workflows:\n  - name: a\n    inputs: [{name: t, type: text}]": (
         "workflow 'a': input 't': field 'type' must be one of text-input, "
     ),
-    "workflows:\n  - name: a\n    inputs: [{name: t, type: select}]": (
-        "field 'options' is empty; a select needs"
-    ),
-    "workflows:\n  - name: a\n    inputs: [{name: t}, {name: t}]": (
-        "field 'inputs' has 't' twice; rename one"
-    ),
-    "workflows:\n  - name: a\n    steps: [{title: s, secs: 1}]": (
-        "step 's': unknown field 'secs'; did you mean"
-    ),
-    "workflows:\n  - name: a\n    steps: [{title: s, on_error: retry}]": (
-        "'on_error' must be one of default-value"
-    ),
-    "workflows:\n  - name: a\n    steps: [{title: s, retries: -1}]": (
-        "'retries' must be a whole number, 0 or more"
-    ),
-    "workflows:\n  - name: a\n    steps: [{title: s, human_input: {fields: [x]}}]": (
-        "'fields' must be a mapping"
-    ),
-    "workflows:\n  - name: a\n    failure: x\n    partial: true": (
-        "'failure' and 'partial' exclude each other"
-    ),
-    "workflows:\n  - name: a\n    duration: 1\n    steps: [{title: s}]": (
-        "'steps' and 'duration' exclude each other"
-    ),
+    "workflows:\n  - name: a\n    inputs: [{name: t, type: select}]": ("field 'options' is empty; a select needs"),
+    "workflows:\n  - name: a\n    inputs: [{name: t}, {name: t}]": ("field 'inputs' has 't' twice; rename one"),
+    "workflows:\n  - name: a\n    steps: [{title: s, secs: 1}]": ("step 's': unknown field 'secs'; did you mean"),
+    "workflows:\n  - name: a\n    steps: [{title: s, on_error: retry}]": ("'on_error' must be one of default-value"),
+    "workflows:\n  - name: a\n    steps: [{title: s, retries: -1}]": ("'retries' must be a whole number, 0 or more"),
+    "workflows:\n  - name: a\n    steps: [{title: s, human_input: {fields: [x]}}]": ("'fields' must be a mapping"),
+    "workflows:\n  - name: a\n    failure: x\n    partial: true": ("'failure' and 'partial' exclude each other"),
+    "workflows:\n  - name: a\n    duration: 1\n    steps: [{title: s}]": ("'steps' and 'duration' exclude each other"),
     "workflows:\n  - name: a\n  - name: a": ("field 'workflows' has 'a' twice"),
     "flows: []": ("no list 'workflows' at the top"),
     "workflows: [": ("not valid YAML"),
