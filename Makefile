@@ -6,6 +6,7 @@ VENV := .venvs/$(AIRFLOW_VERSION)
 BIN := $(VENV)/bin
 CONSTRAINTS := constraints/airflow-$(AIRFLOW_VERSION).txt
 READY := $(VENV)/.ready
+WORKERS ?= 4
 PYTEST_ARGS ?=
 
 # make demo DIFY_BASE_URL=… DIFY_API_KEY=… DIFY_INPUTS='{"text": "hi"}' runs the workflow of a real server.
@@ -38,7 +39,7 @@ demo: $(READY)
 	@$(BIN)/python scripts/demo.py
 
 test: $(READY)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff format --check
@@ -50,7 +51,7 @@ format: $(READY)
 	@$(BIN)/ruff format
 
 docs: $(READY)
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 wheel: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/check_wheel.sh $(AIRFLOW_VERSION)

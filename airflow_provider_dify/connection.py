@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, urlsplit, urlunsplit
@@ -84,6 +85,10 @@ class DifyConnection:
         """Replace every secret in a text, which a server may have echoed."""
         for secret in self.secrets:
             text = text.replace(secret, "***")
+            if "…" in text:
+                # An excerpt may have been cut in the middle of a secret.
+                for length in range(len(secret) - 1, 3, -1):
+                    text = text.replace(secret[:length] + "…", "***…")
         return text
 
     def ca_bundle(self) -> bool | str:
@@ -174,11 +179,9 @@ class _Check:
         """Split a URL that must be http(s) and nothing but scheme, host, port and path."""
         if any(char.isspace() or not char.isprintable() for char in text):
             raise self._error(field_name, "has white space or a control character in it: remove it.")
-        try:
-            parts = urlsplit(text)
-            parts.port  # noqa: B018 - reading it is what checks it
-        except ValueError as error:
-            raise self._error(field_name, f"is no URL ({error}).") from None
+        parts = _split(text)
+        if parts is None:
+            raise self._error(field_name, f"is no URL ({shape_of(text)}): give one as {SAAS_URL}.")
         if parts.scheme not in ("http", "https"):
             raise self._error(field_name, f"has the scheme {parts.scheme!r}: only http and https are possible.")
         if "@" in parts.netloc:
@@ -241,10 +244,9 @@ class _Check:
         return path
 
     def _json(self, field_name: str, text: str) -> Any:
-        try:
+        with suppress(ValueError, RecursionError):
             return json.loads(text)
-        except (ValueError, RecursionError):
-            raise self._error(field_name, f"is a string of {len(text)} characters that is no JSON.") from None
+        raise self._error(field_name, f"is a string of {len(text)} characters that is no JSON.")
 
     def proxy(self, value: Any, base: SplitResult) -> str | None:
         if value is None:
@@ -257,13 +259,7 @@ class _Check:
                 return None
             if "://" not in value:
                 value = f"http://{value}"
-        parts = None
-        if isinstance(value, str):
-            try:
-                parts = urlsplit(value.strip())
-                parts.port  # noqa: B018 - reading it is what checks it
-            except ValueError:
-                parts = None
+        parts = _split(value.strip()) if isinstance(value, str) else None
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
             raise self._error(
                 "proxy",
@@ -296,7 +292,9 @@ class _Check:
             raise self._error("headers", f"must be a JSON object of names and values and is {shape_of(value)}.")
         for name, content in value.items():
             if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-                raise self._error("headers", f"{_shown(name)} is no header name.")
+                # What follows a colon may be the value.
+                shown = name[: name.find(":") + 1] or name if isinstance(name, str) else name
+                raise self._error("headers", f"{_shown(shown)} is no header name.")
             if name.lower() in _OWN_HEADERS:
                 raise self._error("headers", f"{name!r} is set by the provider itself: remove it.")
             if not isinstance(content, str) or content != content.strip() or not _is_header_value(content):
@@ -319,6 +317,16 @@ class _Check:
 
 def _is_header_value(text: str) -> bool:
     return all(char == "\t" or " " <= char <= "~" for char in text)
+
+
+def _split(text: str) -> SplitResult | None:
+    """Return the parts of a URL, None for what is no URL; Python's own error would quote it, secrets included."""
+    try:
+        parts = urlsplit(text)
+        parts.port  # noqa: B018 - reading it is what checks it
+    except ValueError:
+        return None
+    return parts
 
 
 def _shown(value: Any) -> str:

@@ -23,6 +23,7 @@ from airflow_provider_dify.exceptions import (
     DifyRateLimitError,
     DifyResponseError,
     DifyServerError,
+    DifyTransportError,
 )
 
 RETRY_AFTER_MAX_SECONDS = 3600.0
@@ -203,6 +204,12 @@ def _error(told: _Told, what: str, retry_after: float | None) -> DifyError:
         return DifyRateLimitError(
             message("The server takes no further request now; nothing was started.", _AGAIN_HELPS),
             retry_after=retry_after,
+            **known,
+        )
+    if told.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        return DifyTransportError(
+            message("The proxy refuses user and password: check the connection's field proxy.", _AGAIN_SAME),
+            sent=False,
             **known,
         )
     if told.status == HTTPStatus.UNAUTHORIZED:

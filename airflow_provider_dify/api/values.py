@@ -21,7 +21,9 @@ def decode_json(body: bytes | str, what: str) -> Any:
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise DifyResponseError(f"{what} is not JSON ({type(error).__name__}): {excerpt(body)!r}") from error
+        kind = type(error).__name__
+    # Raised outside: the decoder's own error carries the whole text.
+    raise DifyResponseError(f"{what} is not JSON ({kind}): {excerpt(body)!r}")
 
 
 def excerpt(body: bytes | str, limit: int = EXCERPT_CHARS) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import platform
 import ssl
@@ -10,6 +11,7 @@ from functools import cache
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
@@ -19,6 +21,7 @@ from airflow_provider_dify.api.errors import Answer, error_for_answer
 from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.exceptions import (
     DifyConfigurationError,
+    DifyResponseError,
     DifyServerError,
     DifyTransportError,
 )
@@ -26,6 +29,9 @@ from airflow_provider_dify.exceptions import (
 RETRIES = 3
 FIRST_RETRY_SECONDS = 1.0
 RETRY_FACTOR = 2.0
+
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
+"""Size of an answer's body, decompressed, beyond which it is given up; a stream's lines have a limit of their own."""
 
 
 @cache
@@ -54,6 +60,28 @@ def request_headers(connection: DifyConnection, call: Call, content_type: str | 
     return headers
 
 
+def too_large(connection: DifyConnection, call: Call, status: int) -> DifyResponseError:
+    """Return the error for an answer whose body exceeds ``MAX_ANSWER_BYTES``."""
+    return DifyResponseError(
+        f"{call.what}: the answer of {connection.base_url} (HTTP {status}) has more than {MAX_ANSWER_BYTES:,} bytes "
+        "and was given up. Let the workflow return less, or a file.",
+        status_code=status,
+    )
+
+
+def proxy_parts(connection: DifyConnection) -> tuple[str | None, str | None]:
+    """Return the proxy's URL without user info, and the header that carries it."""
+    if not connection.proxy:
+        return None, None
+    parts = urlsplit(connection.proxy)
+    user, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return connection.proxy, None
+    name, _, password = user.partition(":")
+    text = f"{unquote(name)}:{unquote(password)}".encode()
+    return urlunsplit(parts._replace(netloc=host)), "Basic " + base64.b64encode(text).decode("ascii")
+
+
 def lower_case(headers: Mapping[str, str]) -> dict[str, str]:
     """Return response headers with their names in lower case."""
     return {name.lower(): value for name, value in headers.items()}
@@ -79,7 +107,9 @@ def tls_context(connection: DifyConnection) -> ssl.SSLContext:
             context.verify_mode = ssl.CERT_NONE
         if connection.client_cert:
             field_name = "client_cert"
-            context.load_cert_chain(*connection.client_cert)
+            # Without a password OpenSSL would ask the terminal for that of an encrypted key.
+            paths = connection.client_cert
+            context.load_cert_chain(paths[0], paths[1] if len(paths) > 1 else None, password="")
     except (OSError, ValueError) as error:
         raise DifyConfigurationError(
             f"The connection's field {field_name} names a file that cannot be loaded ({error}): "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -13,11 +14,15 @@ from airflow_provider_dify.api.bodies import CHUNK_BYTES, Body, body_of
 from airflow_provider_dify.api.calls import Call
 from airflow_provider_dify.api.errors import Answer
 from airflow_provider_dify.connection import DifyConnection
+from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.hooks.http import (
+    MAX_ANSWER_BYTES,
     lower_case,
+    proxy_parts,
     request_headers,
     retry_rules,
     tls_context,
+    too_large,
     transport_error,
     without_server_error,
 )
@@ -29,7 +34,14 @@ _FAILURES = (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError)
 class AsyncExchange:
     """One answer whose head has come and whose body is read on demand; an async context manager that ends it."""
 
-    def __init__(self, connection: DifyConnection, call: Call, response: aiohttp.ClientResponse) -> None:
+    def __init__(
+        self,
+        connection: DifyConnection,
+        call: Call,
+        response: aiohttp.ClientResponse,
+        own_session: aiohttp.ClientSession | None = None,
+    ) -> None:
+        self._own_session = own_session
         self._connection = connection
         self._call = call
         self._response = response
@@ -42,17 +54,28 @@ class AsyncExchange:
     async def __aexit__(self, *exc_info: object) -> None:
         """Close the connection, or give it back to the pool where the body was read to its end."""
         self._response.close()
+        if self._own_session is not None:
+            await self._own_session.close()
 
     async def read(self) -> Answer:
         """Return the answer with its whole body.
 
         :raises DifyTransportError: The connection broke or fell silent.
         """
+        body = bytearray()
+        failure: DifyError | None = None
         try:
-            body = await self._response.read()
+            while chunk := await self._response.content.readany():
+                body += chunk
+                if len(body) > MAX_ANSWER_BYTES:
+                    failure = too_large(self._connection, self._call, self.head.status)
+                    break
         except _FAILURES as error:
-            raise transport_error(self._connection, self._call, error, sent=True) from error
-        return Answer(self.head.status, self.head.headers, body)
+            failure = transport_error(self._connection, self._call, error, sent=True)
+        # Raised outside: aiohttp's own errors carry the request's headers, and the proxy's password.
+        if failure:
+            raise failure
+        return Answer(self.head.status, self.head.headers, bytes(body))
 
     async def chunks(self, until: float) -> AsyncIterator[bytes]:
         """Yield the body as it arrives.
@@ -83,18 +106,28 @@ class AsyncTransport:
         self._connection = connection
         self._session: aiohttp.ClientSession | None = None
         self._session_lock = asyncio.Lock()
+        self._tls: ssl.SSLContext | None = None
 
     async def _pooled_session(self) -> aiohttp.ClientSession:
         async with self._session_lock:
             if self._session is None:
                 # Reading certificates is file access, which the event loop must not wait for.
-                context = await asyncio.to_thread(tls_context, self._connection)
-                self._session = aiohttp.ClientSession(
-                    connector=aiohttp.TCPConnector(ssl=context),
-                    # Its netrc and proxies are dealt with as in the worker: not at all, and in the connection.
-                    trust_env=False,
-                )
+                self._tls = await asyncio.to_thread(tls_context, self._connection)
+                self._session = self._new_session()
         return self._session
+
+    def _new_session(self) -> aiohttp.ClientSession:
+        session = aiohttp.ClientSession(
+            # Without a limit of its own, so that waiting for a turn does not count as connecting.
+            connector=aiohttp.TCPConnector(ssl=self._tls if self._tls is not None else True, limit=0),
+            # Its netrc and proxies are dealt with as in the worker: not at all, and in the connection.
+            trust_env=False,
+            max_line_size=65536,
+            max_field_size=65536,
+        )
+        # aiohttp would send a GET a second time by itself where a connection breaks; it has no option for that.
+        session._retry_connection = False
+        return session
 
     async def close(self) -> None:
         """Close the pooled connections."""
@@ -131,28 +164,43 @@ class AsyncTransport:
     async def _open(self, call: Call, timeout: float | None) -> AsyncExchange:
         connection = self._connection
         session = await self._pooled_session()
+        # A pooled connection may be closing at this very moment, and a submission cannot be sent again.
+        own_session = None if call.repeatable else self._new_session()
+        session = own_session or session
+        proxy, authorization = proxy_parts(connection)
+        tunnel = connection.base_url.startswith("https:")
+        failure: DifyError | None = None
         body = body_of(call)
         headers = request_headers(connection, call, body.content_type if body else None)
         if body is not None:
             headers["Content-Length"] = str(len(body))
+        if authorization and not tunnel:
+            headers["Proxy-Authorization"] = authorization
+        connect = min(timeout or connection.connect_timeout, connection.connect_timeout)
         try:
             response = await session.request(
                 call.method,
                 URL(connection.base_url + call.target, encoded=True),
                 data=_chunks_of(body) if body is not None else None,
                 headers=headers,
-                proxy=connection.proxy,
+                proxy=proxy,
+                proxy_headers={"Proxy-Authorization": authorization} if authorization and tunnel else None,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(
                     total=None,
-                    sock_connect=min(timeout or connection.connect_timeout, connection.connect_timeout),
+                    connect=connect,
+                    sock_connect=connect,
                     sock_read=timeout or connection.read_timeout,
                 ),
             )
         except _FAILURES as error:
             sent = body is None or body.begun
-            raise transport_error(connection, call, error, sent=sent) from error
-        return AsyncExchange(connection, call, response)
+            failure = transport_error(connection, call, error, sent=sent)
+        if failure:
+            if own_session is not None:
+                await own_session.close()
+            raise failure
+        return AsyncExchange(connection, call, response, own_session)
 
 
 async def _chunks_of(body: Body) -> AsyncIterator[bytes]:

@@ -13,11 +13,15 @@ from airflow_provider_dify.api.bodies import CHUNK_BYTES, body_of
 from airflow_provider_dify.api.calls import Call
 from airflow_provider_dify.api.errors import Answer
 from airflow_provider_dify.connection import DifyConnection
+from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.hooks.http import (
+    MAX_ANSWER_BYTES,
     lower_case,
+    proxy_parts,
     request_headers,
     retry_rules,
     tls_context,
+    too_large,
     transport_error,
     without_server_error,
 )
@@ -54,11 +58,20 @@ class SyncExchange:
 
         :raises DifyTransportError: The connection broke or fell silent.
         """
+        body = bytearray()
+        failure: DifyError | None = None
         try:
-            body = self._response.raw.read(decode_content=True)
+            while chunk := self._response.raw.read(CHUNK_BYTES, decode_content=True):
+                body += chunk
+                if len(body) > MAX_ANSWER_BYTES:
+                    failure = too_large(self._connection, self._call, self.head.status)
+                    break
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise transport_error(self._connection, self._call, error, sent=True) from error
-        return Answer(self.head.status, self.head.headers, body)
+            failure = transport_error(self._connection, self._call, error, sent=True)
+        # Raised outside, as in the triggerer: nothing that a client library attaches to its errors gets out.
+        if failure:
+            raise failure
+        return Answer(self.head.status, self.head.headers, bytes(body))
 
     def chunks(self, until: float) -> Iterator[bytes]:
         """Yield the body as it arrives.
@@ -86,6 +99,18 @@ class SyncExchange:
         return left > 0
 
 
+class _ProxyAdapter(requests.adapters.HTTPAdapter):
+    """Authenticates at a proxy whose URL, which errors quote, has no password in it."""
+
+    def __init__(self, authorization: str) -> None:
+        self._authorization = authorization
+        super().__init__()
+
+    def proxy_headers(self, proxy: str) -> dict[str, str]:
+        """Return the header; called by requests."""
+        return {"Proxy-Authorization": self._authorization}
+
+
 class SyncTransport:
     """Sends calls from a worker. Redirects are not followed, and nothing but the connection is trusted.
 
@@ -109,8 +134,12 @@ class SyncTransport:
         if connection.client_cert:
             paths = connection.client_cert
             session.cert = (paths[0], paths[1]) if len(paths) == 2 else paths[0]
-        if connection.proxy:
-            session.proxies = {"http": connection.proxy, "https": connection.proxy}
+        proxy, authorization = proxy_parts(connection)
+        if proxy:
+            session.proxies = {"http": proxy, "https": proxy}
+        if authorization:
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, _ProxyAdapter(authorization))
         return session
 
     def close(self) -> None:
@@ -150,6 +179,7 @@ class SyncTransport:
         own_session = None if call.repeatable else self._new_session()
         body = body_of(call)
         connect_timeout = connection.connect_timeout
+        failure: DifyError | None = None
         try:
             response = (own_session or self._session).request(
                 call.method,
@@ -163,9 +193,11 @@ class SyncTransport:
                 allow_redirects=False,
                 stream=True,
             )
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             if own_session is not None:
                 own_session.close()
             sent = body is None or body.begun
-            raise transport_error(connection, call, error, sent=sent) from error
+            failure = transport_error(connection, call, error, sent=sent)
+        if failure:
+            raise failure
         return SyncExchange(connection, call, response, own_session)

@@ -10,17 +10,21 @@ import ssl
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.hooks.dify import DifyHook
 from airflow_provider_dify.testing.server import DifyServer
 
 KEY = "app-S3cretKeyThatNobodyMaySee"
+# Of a proxy and of a gateway.
+PASSWORD = "pr0xyP4ssw0rd"
+TOKEN = "g4teway-t0ken"
 VERSIONS = ("1.9.1", "1.11.2", "1.14.2")
 TIME_SCALE = 0.01
 
@@ -158,6 +162,29 @@ def texts_of(error: BaseException) -> str:
     return "\n".join(parts)
 
 
+def fails(kind: type[DifyError], face: Face, *args: Any, **kwargs: Any) -> DifyError:
+    """Return the error that a call ends with, after a look for secrets in all that it could print."""
+    with pytest.raises(kind) as caught:
+        face(*args, **kwargs)
+    return without_secrets(caught.value)
+
+
+def look_error(face: Face) -> DifyError:
+    """Return the error of one look, after a look for secrets in all that it could print."""
+    error = face("look", RUN).error
+    assert error is not None
+    return without_secrets(error)
+
+
+def without_secrets(error: DifyError) -> DifyError:
+    """Return an error that nowhere tells a secret."""
+    text = texts_of(error)
+    for secret in (KEY, PASSWORD, TOKEN):
+        place = text.find(secret)
+        assert place < 0, f"a secret is told: …{text[max(0, place - 300) : place + len(secret)]}"
+    return error
+
+
 @dataclass
 class RawRequest:
     """One request as bytes, its head parsed."""
@@ -260,6 +287,10 @@ def http(status: int, body: bytes | str | dict[str, Any], **headers: str) -> byt
     return f"HTTP/1.1 {status} Text\r\n{head}\r\n".encode() + content
 
 
+RUN = "6b454183-889f-4bc9-8060-764be1cb16ea"
+ROW = {"id": RUN, "status": "succeeded", "outputs": {"text": "x"}}
+# Good as an answer to a blocking submission and to a look.
+ANSWER = {**ROW, "workflow_run_id": RUN, "task_id": "task", "data": ROW}
 INFO = http(200, {"name": "raw", "mode": "workflow"})
 
 
@@ -308,3 +339,21 @@ def _pump(one: socket.socket, other: socket.socket) -> None:
             if not chunk:
                 return
             (other if source is one else one).sendall(chunk)
+
+
+Serve = Callable[..., RawServer]
+
+
+@contextmanager
+def serving() -> Iterator[Serve]:
+    """Give a function that starts a proxy, or a server of one answer or of computed ones."""
+    with ExitStack() as stack:
+
+        def start(answer: Any = None, tls: ssl.SSLContext | None = None) -> RawServer:
+            if isinstance(answer, RawServer):
+                return stack.enter_context(answer.running())
+            content = http(200, ANSWER) if answer is None else answer
+            respond = content if callable(content) else lambda request, connection: content
+            return stack.enter_context(RawServer(respond, tls).running())
+
+        yield start

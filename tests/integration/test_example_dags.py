@@ -1,0 +1,72 @@
+"""Every example DAG, run by Airflow against the local Dify server, waiting in both ways."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_dify.testing.server import DifyServer
+from tests.conftest import EXAMPLES
+from tests.hooks.support import Start
+from tests.integration.airflow_dags import example, run, set_deferrable
+
+DAG_IDS = sorted(path.stem for path in Path(EXAMPLES).glob("*.py"))
+KEPT = re.compile(r"The run manual__\S+")
+EXPECTED: dict[str, dict[str, Any]] = {
+    "dify_quickstart": {
+        "report": "summary: Airflow runs the workflow and waits for it without a worker slot., word_count: 18",
+        "summarize": {"summary": "Airflow runs the workflow and waits for it without a worker slot.", "word_count": 18},
+    },
+    "dify_deferrable": {"keep": KEPT},
+    "dify_run_then_sensor": {
+        "use": "A long report is being summarized. (42)",
+        "wait": {"summary": "A long report is being summarized.", "word_count": 11},
+    },
+    "dify_mapped": {"collect": [f"Document {number} says something." for number in (1, 2, 3)]},
+    "dify_streaming": {"report": "Words come one by one."},
+}
+RUNS = {"dify_mapped": 3}
+SKIPPED = {"dify_deferrable": {"drop"}}
+
+
+def check(dag_id: str, server: DifyServer, *, deferrable: bool | None = None) -> None:
+    dag = example(dag_id)
+    if deferrable is not None:
+        set_deferrable(dag, deferrable)
+    outcome = run(dag)
+    assert outcome.state == "success", outcome
+    wrong = {
+        task_id: state
+        for (task_id, _), state in outcome.states.items()
+        if state != ("skipped" if task_id in SKIPPED.get(dag_id, ()) else "success")
+    }
+    assert wrong == {}
+    for task_id, value in EXPECTED[dag_id].items():
+        returned = outcome.xcom(task_id)
+        assert value.fullmatch(returned) if isinstance(value, re.Pattern) else returned == value
+    assert len(server.runs) == RUNS.get(dag_id, 1)
+    assert {each.status for each in server.runs} == {"succeeded"}
+    assert server.active_runs() == []
+
+
+@pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "on the worker"])
+@pytest.mark.parametrize("dag_id", DAG_IDS)
+def test_an_example_works(dify: Start, dag_id: str, deferrable: bool) -> None:
+    check(dag_id, dify("summarize"), deferrable=deferrable)
+
+
+@pytest.mark.parametrize("version", ["1.9.1", "1.11.2"])
+@pytest.mark.parametrize("dag_id", DAG_IDS)
+def test_an_example_works_with_older_servers(dify: Start, dag_id: str, version: str) -> None:
+    check(dag_id, dify("summarize", emulate=version))
+
+
+def test_the_quickstart_takes_the_inputs_of_the_dag_run(dify: Start) -> None:
+    server = dify("echo")
+    outcome = run(example("dify_quickstart"), {"inputs": {"text": 'quotes " and { braces } %'}})
+    assert outcome.xcom("summarize") == {"text": 'quotes " and { braces } %'}
+    assert outcome.xcom("summarize", "workflow_run_id") == server.runs[0].id
+    assert outcome.xcom("summarize", "task_id") == server.runs[0].task_id
