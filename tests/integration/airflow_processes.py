@@ -53,6 +53,7 @@ class Airflow:
         port = free_port()
         self._environment = {
             **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "AIRFLOW_HOME": str(home),
             "AIRFLOW_CONN_DIFY_DEFAULT": json.dumps(connection),
             "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
@@ -105,6 +106,11 @@ class Airflow:
                 start_new_session=True,
             )
 
+    def check(self) -> None:
+        """Fail at once where a process has ended by itself."""
+        ended = [name for name, process in self._processes.items() if process.poll() is not None]
+        assert ended == [], self.logs()
+
     def kill(self, name: str) -> None:
         """Kill a process and all that it has started, as the kernel does when memory runs out."""
         process = self._processes.pop(name)
@@ -139,10 +145,12 @@ class Airflow:
             return []
 
     def task_state(self, dag_id: str, task_id: str) -> str | None:
+        self.check()
         found = self.rows("SELECT state FROM task_instance WHERE dag_id = ? AND task_id = ?", dag_id, task_id)
         return found[0][0] if found else None
 
     def dag_state(self, dag_id: str) -> str | None:
+        self.check()
         found = self.rows("SELECT state FROM dag_run WHERE dag_id = ?", dag_id)
         return found[0][0] if found else None
 
