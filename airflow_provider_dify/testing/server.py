@@ -114,6 +114,7 @@ class DifyServer:
         self.host = host
         self._port = port
         self._wanted_port = port
+        self._reserved: socket.socket | None = None
         files = FileStore(remote_files, time_scale)
         self._service = Service(
             version=version,
@@ -267,6 +268,7 @@ class DifyServer:
             raise ValueError(f"mode must be one of {', '.join(OUTAGES)}, not {mode!r}")
         if mode == "refuse":
             self._run(self._close_port())
+            self._reserve_port()
         else:
             self._call(lambda: setattr(self._service, "outage", mode))
 
@@ -333,6 +335,7 @@ class DifyServer:
         if self._gateway:
             self._gateway.cancel_all()
         await self._close_port()
+        self._release_port()
         await self._service.engine.close()
         if self._runner:
             await self._runner.cleanup()
@@ -345,6 +348,7 @@ class DifyServer:
         if self._site is not None or self._runner is None:
             return
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        self._release_port()
         self._socket = socket.create_server((self.host, self._port), family=family)
         self._port = self._socket.getsockname()[1]
         self._site = web.SockSite(self._runner, self._socket)
@@ -360,6 +364,22 @@ class DifyServer:
         if self._runner is not None and self._runner.server is not None:
             for connection in self._runner.server.connections:
                 reset(connection.transport)
+
+    def _reserve_port(self) -> None:
+        """Keep the port while nothing listens on it, lest another process gets it and answers in our place."""
+        reserved = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
+        try:
+            reserved.bind((self.host, self._port))
+        except OSError:
+            # A connection that is just ending still has it, which keeps it as well for a while.
+            reserved.close()
+        else:
+            self._reserved = reserved
+
+    def _release_port(self) -> None:
+        if self._reserved is not None:
+            self._reserved.close()
+            self._reserved = None
 
     async def _restart(self, lose_runs: bool) -> None:
         assert self._gateway is not None

@@ -266,10 +266,11 @@ def test_proxy_credentials_beyond_latin_1_work_or_are_refused(serve: Serve, conn
 
 def test_a_proxy_that_is_not_there(serve: Serve, connect: Connect, face: Face, naps: list[float]) -> None:
     server = serve()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    connect(server.url, extra={"proxy": f"http://me:{PASSWORD}@127.0.0.1:{port}"})
-    error = fails(ex.DifyTransportError, face, "create_workflow_run", {}, user="me")
+    # Bound, so that nobody else gets the port, but not listening.
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        connect(server.url, extra={"proxy": f"http://me:{PASSWORD}@127.0.0.1:{reserved.getsockname()[1]}"})
+        error = fails(ex.DifyTransportError, face, "create_workflow_run", {}, user="me")
     assert "Nothing was sent" in error.message
     assert server.requests == []
 

@@ -478,3 +478,15 @@ def test_calls_from_many_threads(server: DifyServer) -> None:
         list(threads.map(work, range(40)))
     assert len(server.runs) == 40
     assert all(len(server.runs_of(f"thread-{number}")) == 5 for number in range(8))
+
+
+def test_nobody_else_gets_the_port_during_an_outage() -> None:
+    """Else another process could answer in the server's place."""
+    with DifyServer() as server:
+        server.down()
+        with pytest.raises(OSError, match="in use"), socket.create_server(("127.0.0.1", server.port)):
+            pass
+        with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", server.port), timeout=5):
+            pass
+        server.up()
+        socket.create_connection(("127.0.0.1", server.port), timeout=5).close()

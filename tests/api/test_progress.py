@@ -1,0 +1,74 @@
+"""What the log says of a waiting run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from airflow_provider_dify.api.polling import Look
+from airflow_provider_dify.api.progress import Progress, closing_line
+from airflow_provider_dify.api.runs import RunStatus, WorkflowRun
+from airflow_provider_dify.exceptions import DifyServerError, DifyTransportError
+
+RUN = "6b454183-889f-4bc9-8060-764be1cb16ea"
+
+
+def look(status: RunStatus | None = None, error: Any = None) -> Look:
+    return Look(run=WorkflowRun(RUN, status)) if status else Look(error=error)
+
+
+def lines(*looks: tuple[float, Look]) -> list[str]:
+    progress = Progress(RUN, since=1000.0)
+    told = [progress.line(each, 1000.0 + second) for second, each in looks]
+    return [line.removeprefix(f"Dify run {RUN} ") for line in told if line]
+
+
+RUNNING, PAUSED = look(RunStatus.RUNNING), look(RunStatus.PAUSED)
+
+
+def test_a_state_is_told_once_and_then_once_a_minute() -> None:
+    assert lines(*[(second, RUNNING) for second in range(1, 130, 5)]) == [
+        "is running after 1 s.",
+        "is still running after 61 s.",
+        "is still running after 121 s.",
+    ]
+
+
+def test_a_change_is_told_at_once() -> None:
+    assert lines((1, RUNNING), (2, PAUSED), (3, PAUSED), (4, RUNNING)) == [
+        "is running after 1 s.",
+        "is paused after 2 s.",
+        "is running after 4 s.",
+    ]
+
+
+def test_an_outage_is_told_once() -> None:
+    errors = [look(error=DifyServerError(f"HTTP 502 ({number})")) for number in range(3)]
+    told = lines((1, RUNNING), *[(2 + number, each) for number, each in enumerate(errors)], (9, RUNNING))
+    assert told == ["is running after 1 s.", "could not be read: HTTP 502 (0) after 2 s.", "is running after 9 s."]
+    assert len(lines((1, errors[0]), (2, look(error=DifyTransportError("refused"))))) == 2
+
+
+@pytest.mark.parametrize("status", [status for status in RunStatus if status.is_terminal])
+def test_the_end_is_left_to_the_closing_line(status: RunStatus) -> None:
+    assert lines((1, look(status))) == []
+
+
+CLOSING = [
+    ({"elapsed_time": 1.53, "total_steps": 5, "total_tokens": 128}, "succeeded (1.5 s, 5 steps, 128 tokens)"),
+    ({"elapsed_time": 0.0, "total_steps": 1, "total_tokens": 1}, "succeeded (0.0 s, 1 step, 1 token)"),
+    ({"total_tokens": 0}, "succeeded (0 tokens)"),
+    ({}, "succeeded"),
+]
+
+
+@pytest.mark.parametrize(("fields", "text"), CLOSING)
+def test_the_closing_line(fields: dict[str, Any], text: str) -> None:
+    assert closing_line(WorkflowRun(RUN, RunStatus.SUCCEEDED, **fields)) == f"Dify run {RUN} ended: {text}"
+
+
+def test_the_closing_line_of_a_failure_bounds_its_error() -> None:
+    line = closing_line(WorkflowRun(RUN, RunStatus.FAILED, error="x" * 5000))
+    assert line.startswith(f"Dify run {RUN} ended: failed: xxx")
+    assert len(line) < 1200
