@@ -42,7 +42,10 @@ def main() -> int:
             raise
         if outputs is None:
             print(log.read_text(errors="replace").replace(key, "***"), file=sys.stderr)
+            errors = re.findall(r"exceptions\.(Dify\w+Error: .+)", log.read_text(errors="replace"))
             say("The DAG run failed; its log is above.")
+            if errors:
+                say(errors[-1].replace(key, "***"))
             return 1
         say(f"Outputs:  {json.dumps(outputs, ensure_ascii=False)}")
         say(f"Done in {time.monotonic() - began:.0f} s.")
