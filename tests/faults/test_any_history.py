@@ -1,0 +1,80 @@
+"""Whatever befalls the tries of a task, each of its lives has one run, and the last try returns its outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_dify.testing.faults import Fault
+from airflow_provider_dify.testing.server import DifyServer
+from airflow_provider_dify.testing.workflows import Input, Workflow
+from tests.faults.tries import Task, connect
+
+INPUTS = {"text": "hello"}
+EXECUTION = "airflow_provider_dify.operators.execution.Execution"
+FAULTS: dict[str, dict[str, Any]] = {
+    "healthy": {},
+    "reset after it was accepted": {"kind": "accept_then_reset"},
+    "502 after it was accepted": {"kind": "accept_then_status", "status": 502},
+    "cut within the first event": {"kind": "cut", "after_bytes": 60},
+    "clean end after the ping": {"kind": "cut", "after_events": 0, "clean": True},
+    "only the end is told": {"kind": "lose_events", "events": ("workflow_started", "node_started", "node_finished")},
+    "nothing is told": {"kind": "lose_events", "events": ("*",)},
+    "rate limit": {"kind": "status", "status": 429, "headers": {"Retry-After": "0"}},
+}
+DEATHS = {"before the POST": "_begin", "between POST and id": "_announce", "between id and wait": "_await"}
+
+
+class Killed(BaseException):
+    """The process is gone: nothing of ours runs any more."""
+
+
+def die(*_: object, **__: object) -> None:
+    raise Killed
+
+
+tries = st.tuples(st.sampled_from(sorted(FAULTS)), st.sampled_from(sorted(DEATHS)))
+lives = st.lists(st.lists(tries, max_size=2), min_size=1, max_size=2)
+
+
+@given(lives=lives, last=st.sampled_from(sorted(FAULTS)), store=st.booleans(), deferrable=st.booleans())
+@example(lives=[[("nothing is told", "between id and wait")], []], last="healthy", store=False, deferrable=True)
+@example(lives=[[("rate limit", "between POST and id")]], last="rate limit", store=True, deferrable=False)
+@settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+def test_each_life_has_one_run(lives: list[list[tuple[str, str]]], last: str, store: bool, deferrable: bool) -> None:
+    workflow = Workflow("echo", inputs=[Input("text")], duration=0.05, outputs={"text": "{text}"})
+    with DifyServer([workflow]) as server, pytest.MonkeyPatch.context() as patch:
+        connect(patch, server, "echo")
+        patch.setattr("airflow_provider_dify.api.attempts.QUEUE_PATIENCE_SECONDS", 0.5)
+        task = Task(store=store, deferrable=deferrable, inputs=INPUTS, retries=3, submit_timeout=0.3)
+        begun = False
+        for number, life in enumerate(lives, start=1):
+            start = task.clear if begun else task.run
+            for fault, death in life:
+                inject(server, fault)
+                with pytest.MonkeyPatch.context() as deadly:
+                    deadly.setattr(f"{EXECUTION}.{DEATHS[death]}", die)
+                    with pytest.raises(Killed):
+                        start()
+                start, begun = task.retry, True
+            inject(server, last)
+            assert start() == INPUTS
+            begun = True
+            assert len(server.runs) == number
+            server.clear_faults()
+        assert server.active_runs() == []
+
+
+def inject(server: DifyServer, fault: str) -> None:
+    server.clear_faults()
+    if FAULTS[fault]:
+        server.inject(Fault("submit", **FAULTS[fault]))
