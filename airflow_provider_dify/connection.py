@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import SplitResult, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 
 from airflow_provider_dify.api.values import shape_of
@@ -76,10 +76,13 @@ class DifyConnection:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Texts that must never reach a log line or a message."""
-        proxy_password = urlsplit(self.proxy).password if self.proxy else None
-        found = (self.api_key, *self.headers.values(), proxy_password)
-        return tuple(sorted((text for text in found if text), key=len, reverse=True))
+        """Texts that must never reach a log line or a message.
+
+        A header's value of up to three characters is none: hiding each "1" would only spoil what is said.
+        """
+        proxy_password = (urlsplit(self.proxy).password or "") if self.proxy else ""
+        found = {self.api_key, *self.headers.values(), proxy_password, unquote(proxy_password)}
+        return tuple(sorted((text for text in found if len(text) > 3), key=lambda text: (-len(text), text)))
 
     def redact(self, text: str) -> str:
         """Replace every secret in a text, which a server may have echoed."""
@@ -87,7 +90,7 @@ class DifyConnection:
             text = text.replace(secret, "***")
             if "…" in text:
                 # An excerpt may have been cut in the middle of a secret.
-                for length in range(len(secret) - 1, 3, -1):
+                for length in range(len(secret) - 1, len("app-"), -1):
                     text = text.replace(secret[:length] + "…", "***…")
         return text
 

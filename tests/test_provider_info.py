@@ -4,46 +4,112 @@ from __future__ import annotations
 
 import importlib
 import json
-from importlib.metadata import version
+import subprocess
+import sys
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
+import airflow
+import jsonschema
 import pytest
 
 from airflow_provider_dify import __version__
-from airflow_provider_dify.fields import EXTRA_NAMES
+from airflow_provider_dify.fields import EXTRA_FIELDS, EXTRA_NAMES
 from airflow_provider_dify.get_provider_info import get_provider_info
 from airflow_provider_dify.hooks.dify import DifyHook
 
 INFO = get_provider_info()
+(CONNECTION,) = INFO["connection-types"]
+STANDARD_FIELDS = {"description", "host", "port", "login", "password", "schema", "extra"}
+# In a process of its own: the manager is one for each process and says what it dislikes only once.
+DISCOVERY = """
+import json, logging, warnings
+said = []
+class Keep(logging.Handler):
+    def emit(self, record):
+        said.append(record.getMessage())
+keep = Keep(logging.WARNING)
+for name in ("airflow", "airflow.providers_manager", "airflow.sdk.providers_manager_runtime"):
+    logging.getLogger(name).addHandler(keep)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    from airflow.providers_manager import ProvidersManager
+    manager = ProvidersManager()
+    hook = manager.hooks["dify"]
+    widgets = {name: widget for name, widget in manager.connection_form_widgets.items() if "__dify__" in name}
+    found = {
+        "provider": manager.providers["airflow-provider-dify"].version,
+        "hook": [hook.hook_class_name, hook.connection_type, hook.hook_name, hook.connection_testable],
+        "links": manager.extra_links_class_names,
+        "widgets": {name: widget.is_sensitive for name, widget in widgets.items()},
+        "behaviour": manager.field_behaviours["dify"],
+    }
+found["said"] = said + [str(each.message) for each in caught]
+print()
+print(json.dumps(found))
+"""
 
 
 @pytest.fixture(scope="module")
-def manager() -> Any:
-    from airflow.providers_manager import ProvidersManager
-
-    return ProvidersManager()
+def found() -> dict[str, Any]:
+    """Let Airflow discover the provider by its entry point."""
+    done = subprocess.run([sys.executable, "-c", DISCOVERY], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    *others, last = done.stdout.splitlines()
+    answer: dict[str, Any] = json.loads(last)
+    answer["said"] += [*others, *done.stderr.splitlines()]
+    return answer
 
 
 def test_versions_agree() -> None:
-    assert version("airflow-provider-dify") == __version__
+    assert distribution("airflow-provider-dify").version == __version__
     assert INFO["versions"] == [__version__]
 
 
+def test_the_entry_point() -> None:
+    points = distribution("airflow-provider-dify").entry_points.select(group="apache_airflow_provider")
+    assert [point.load() for point in points] == [get_provider_info]
+
+
+def airflow_schema(name: str) -> Any:
+    return json.loads((Path(airflow.__file__).parent / name).read_text(encoding="utf-8"))
+
+
 def test_the_schema_of_airflow_accepts_it() -> None:
-    import airflow
-    import jsonschema
-
-    found = list(Path(airflow.__file__).parent.glob("provider_info.schema.json"))
-    assert found
-    jsonschema.validate(INFO, json.loads(found[0].read_text(encoding="utf-8")))
+    jsonschema.validate(INFO, airflow_schema("provider_info.schema.json"))
 
 
-def test_airflow_discovers_hook_and_link(manager: Any) -> None:
-    hook = manager.hooks["dify"]
-    assert hook.hook_class_name == "airflow_provider_dify.hooks.dify.DifyHook"
-    assert (hook.connection_type, hook.hook_name, hook.connection_testable) == ("dify", "Dify", True)
-    assert "airflow_provider_dify.links.dify.DifyRunLink" in manager.extra_links_class_names
+def test_the_schema_of_the_connection_form_accepts_it() -> None:
+    schema = airflow_schema("provider.yaml.schema.json")["properties"]["connection-types"]
+    if "conn-fields" not in schema["items"]["properties"]:
+        pytest.skip("Airflow reads the form from provider info since 3.2")
+    jsonschema.validate(INFO["connection-types"], schema)
+
+
+def test_the_schema_of_the_classic_form_accepts_it() -> None:
+    jsonschema.validate(
+        DifyHook.get_ui_field_behaviour(), airflow_schema("customized_form_field_behaviours.schema.json")
+    )
+
+
+def test_airflow_discovers_hook_and_link(found: dict[str, Any]) -> None:
+    assert found["provider"] == __version__
+    assert found["hook"] == ["airflow_provider_dify.hooks.dify.DifyHook", "dify", "Dify", True]
+    assert "airflow_provider_dify.links.dify.DifyRunLink" in found["links"]
+
+
+def test_airflow_discovers_the_form(found: dict[str, Any]) -> None:
+    secret = {f"extra__dify__{extra.name}": extra.schema.get("format") == "password" for extra in EXTRA_FIELDS}
+    assert found["widgets"] == secret
+    behaviour = found["behaviour"]
+    assert set(behaviour["hidden_fields"]) == {"schema", "login", "port", "extra"}
+    assert behaviour["relabeling"] == {"host": "Base URL", "password": "API key"}
+    assert set(behaviour["placeholders"]) == {"host", "password", *secret}
+
+
+def test_airflow_has_nothing_to_say_about_it(found: dict[str, Any]) -> None:
+    assert [text for text in found["said"] if "dify" in text.lower()] == []
 
 
 def test_everything_that_is_named_exists() -> None:
@@ -51,21 +117,36 @@ def test_everything_that_is_named_exists() -> None:
         for entry in INFO[kind]:
             for module in entry["python-modules"]:
                 importlib.import_module(module)
-    for path in (*INFO["extra-links"], INFO["connection-types"][0]["hook-class-name"]):
+    for path in (*INFO["extra-links"], CONNECTION["hook-class-name"]):
         module, _, name = path.rpartition(".")
-        assert hasattr(importlib.import_module(module), name)
+        assert isinstance(getattr(importlib.import_module(module), name), type)
+    assert (DifyHook.conn_type, DifyHook.hook_name) == (CONNECTION["connection-type"], CONNECTION["hook-name"])
 
 
-def test_both_forms_have_the_same_fields() -> None:
-    pytest.importorskip("wtforms", reason="Airflow 3 has no classic form")
-    pytest.importorskip("flask_appbuilder", reason="Airflow 3 has no classic form")
-    assert tuple(DifyHook.get_connection_form_widgets()) == EXTRA_NAMES
+def test_the_form_has_every_extra() -> None:
+    shown = {name: (field["label"], field["description"]) for name, field in CONNECTION["conn-fields"].items()}
+    assert list(shown) == list(EXTRA_NAMES)
+    assert shown == {extra.name: (extra.label, extra.help) for extra in EXTRA_FIELDS}
+    for extra in EXTRA_FIELDS:
+        schema = CONNECTION["conn-fields"][extra.name]["schema"]
+        jsonschema.Draft7Validator.check_schema(schema)
+        # A choice has a default, every other field may be left empty.
+        jsonschema.validate(schema["default"] if "enum" in schema else None, schema)
 
 
-def test_the_form_has_every_extra_and_hides_what_dify_does_not_use() -> None:
-    (connection,) = INFO["connection-types"]
-    assert tuple(connection["conn-fields"]) == EXTRA_NAMES
-    behaviour = connection["ui-field-behaviour"]
-    assert "login" in behaviour["hidden-fields"]
-    assert "password" not in behaviour["hidden-fields"]
-    assert behaviour["relabeling"]["password"]
+def test_the_classic_form_has_every_extra() -> None:
+    pytest.importorskip("wtforms", reason="the classic form's packages are not installed")
+    pytest.importorskip("flask_appbuilder", reason="the classic form's packages are not installed")
+    widgets = DifyHook.get_connection_form_widgets()
+    assert list(widgets) == list(EXTRA_NAMES)
+    for extra in EXTRA_FIELDS:
+        assert widgets[extra.name].args[0] == extra.label
+        assert widgets[extra.name].kwargs["description"].startswith(extra.help)
+
+
+def test_both_forms_behave_alike() -> None:
+    behaviour = CONNECTION["ui-field-behaviour"]
+    assert {name.replace("-", "_"): value for name, value in behaviour.items()} == DifyHook.get_ui_field_behaviour()
+    assert set(behaviour["hidden-fields"]) < STANDARD_FIELDS
+    assert set(behaviour["relabeling"]) == {"host", "password"}
+    assert set(behaviour["placeholders"]) <= STANDARD_FIELDS | set(EXTRA_NAMES)

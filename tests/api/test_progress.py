@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_dify.api.polling import Look
-from airflow_provider_dify.api.progress import Progress, closing_line
+from airflow_provider_dify.api.progress import LINE_EVERY_SECONDS, Progress, closing_line, status_words
 from airflow_provider_dify.api.runs import RunStatus, WorkflowRun
 from airflow_provider_dify.exceptions import DifyServerError, DifyTransportError
 
@@ -50,6 +50,24 @@ def test_an_outage_is_told_once() -> None:
     assert len(lines((1, errors[0]), (2, look(error=DifyTransportError("refused"))))) == 2
 
 
+def test_an_outage_that_lasts_is_told_once_a_minute() -> None:
+    told = lines(*[(1 + number * 10.0, look(error=DifyServerError(f"HTTP 502 ({number})"))) for number in range(13)])
+    assert told == [f"could not be read: HTTP 502 ({number}) after {1 + number * 10} s." for number in (0, 6, 12)]
+
+
+def test_the_minute_counts_from_the_last_line() -> None:
+    later = 30 + LINE_EVERY_SECONDS
+    assert lines((1, RUNNING), (30, PAUSED), (later - 0.1, PAUSED), (later, PAUSED)) == [
+        "is running after 1 s.",
+        "is paused after 30 s.",
+        "is still paused after 90 s.",
+    ]
+
+
+def test_a_clock_that_was_set_back_gives_no_negative_time() -> None:
+    assert lines((-5, RUNNING)) == ["is running after 0 s."]
+
+
 @pytest.mark.parametrize("status", [status for status in RunStatus if status.is_terminal])
 def test_the_end_is_left_to_the_closing_line(status: RunStatus) -> None:
     assert lines((1, look(status))) == []
@@ -59,6 +77,11 @@ CLOSING = [
     ({"elapsed_time": 1.53, "total_steps": 5, "total_tokens": 128}, "succeeded (1.5 s, 5 steps, 128 tokens)"),
     ({"elapsed_time": 0.0, "total_steps": 1, "total_tokens": 1}, "succeeded (0.0 s, 1 step, 1 token)"),
     ({"total_tokens": 0}, "succeeded (0 tokens)"),
+    # 1.9.1 counts no steps.
+    ({"elapsed_time": 61.25, "total_steps": 0, "total_tokens": 2}, "succeeded (61.2 s, 2 tokens)"),
+    ({"total_steps": 3}, "succeeded (3 steps)"),
+    ({"error": ""}, "succeeded"),
+    ({"error": "a\n  b", "total_steps": 2}, "succeeded (2 steps): a b"),
     ({}, "succeeded"),
 ]
 
@@ -66,6 +89,12 @@ CLOSING = [
 @pytest.mark.parametrize(("fields", "text"), CLOSING)
 def test_the_closing_line(fields: dict[str, Any], text: str) -> None:
     assert closing_line(WorkflowRun(RUN, RunStatus.SUCCEEDED, **fields)) == f"Dify run {RUN} ended: {text}"
+
+
+@pytest.mark.parametrize("status", list(RunStatus))
+def test_every_status_has_its_words(status: RunStatus) -> None:
+    assert closing_line(WorkflowRun(RUN, status)) == f"Dify run {RUN} ended: {status.value}"
+    assert (status_words(status), status_words(None)) == (status.value, "of unknown status")
 
 
 def test_the_closing_line_of_a_failure_bounds_its_error() -> None:

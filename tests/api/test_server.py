@@ -38,9 +38,36 @@ def test_capabilities(version: str | None, capabilities: tuple[str, ...]) -> Non
     assert tuple(name for name in NAMES if getattr(server, name)) == capabilities
 
 
+NUMBERS = [
+    ("1.14.2", (1, 14, 2)),
+    ("1.14", (1, 14, 0)),
+    (" v1.9.1\r\n", (1, 9, 1)),
+    ("01.09.02", (1, 9, 2)),
+    ("1.14.0-beta.1+build.7", (1, 14, 0)),
+    ("1.14.2.3", (1, 14, 2)),
+    ("1.14.x", (1, 14, 0)),
+    *[(odd, None) for odd in ("1", "1.", ".1.2", "-1.2.3", "1,14,2", "1. 14", "dify 1.14.2", "9" * 5000)],
+    *[(odd, None) for odd in ("1.x", "1.1234567890", "main-3f2c1e0", "null", "\ud800")],
+    (None, None),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize(("version", "number"), NUMBERS)
+def test_the_number_of_a_version(version: str | None, number: tuple[int, int, int] | None) -> None:
+    assert Server(version).number == number
+
+
+def test_a_server_that_tells_no_version_is_a_current_one() -> None:
+    assert Server() == Server(None)
+    assert all(getattr(Server(), name) for name in NAMES)
+
+
 @given(st.text() | st.from_regex(r"v?[0-9]{1,12}(\.[0-9]{1,12}){0,4}.*"))
 def test_any_version_gives_an_answer(version: str) -> None:
-    assert all(isinstance(getattr(Server(version), name), bool) for name in NAMES)
+    server = Server(version)
+    assert all(isinstance(getattr(server, name), bool) for name in NAMES)
+    assert server.number is None or len(server.number) == 3
 
 
 @given(st.tuples(*[st.integers(0, 30)] * 3), st.tuples(*[st.integers(0, 30)] * 3))
