@@ -47,7 +47,7 @@ lint: $(READY)
 	@$(BIN)/mypy
 
 format: $(READY)
-	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff check --fix --exit-zero --quiet
 	@$(BIN)/ruff format
 
 docs: $(READY)

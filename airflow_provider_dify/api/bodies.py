@@ -6,7 +6,7 @@ import io
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO
 
 from airflow_provider_dify.api.calls import Call, Upload
@@ -18,18 +18,29 @@ class Body:
     """A request's body, read from its start by either HTTP client.
 
     Both clients send the head of a request and then read its body. As long as ``begun`` is False no server
-    can have got a whole request, which makes sending it again safe even for a submission.
+    can have got a whole request, which makes sending it again safe even for a submission. ``handed_over`` says
+    more where each chunk is sent before the next is read: as long as it is False the last one never left.
 
     :param parts: Readables, sent one after the other.
     :param size: Their length in bytes.
     :param content_type: The body's type.
+    :param before_send: Called once the connection stands and before anything of the body leaves; an exception
+        prevents the request.
     """
 
-    def __init__(self, parts: list[BinaryIO], size: int, content_type: str) -> None:
+    def __init__(
+        self,
+        parts: list[BinaryIO],
+        size: int,
+        content_type: str,
+        before_send: Callable[[], None] | None = None,
+    ) -> None:
         self._parts = parts
         self._size = size
+        self._before_send = before_send
         self.content_type = content_type
         self.begun = False
+        self.handed_over = False
 
     def __len__(self) -> int:
         """Return the length in bytes, for the Content-Length header."""
@@ -42,21 +53,27 @@ class Body:
 
     def read(self, size: int = -1) -> bytes:
         """Return the next bytes, at most ``size`` of them where it is positive, and nothing at the end."""
+        if not self.begun and self._before_send is not None:
+            self._before_send()
         self.begun = True
         while self._parts:
             chunk = self._parts[0].read(size)
             if chunk:
                 return chunk
             self._parts.pop(0)
+        self.handed_over = True
         return b""
 
 
-def body_of(call: Call) -> Body | None:
-    """Return a fresh body for a call, or None for a call without one."""
+def body_of(call: Call, before_send: Callable[[], None] | None = None) -> Body | None:
+    """Return a fresh body for a call, or None for a call without one.
+
+    :param before_send: As in ``Body``.
+    """
     if call.upload is not None:
         return _multipart(call.upload, call.fields)
     content = call.body
-    return None if content is None else Body([io.BytesIO(content)], len(content), "application/json")
+    return None if content is None else Body([io.BytesIO(content)], len(content), "application/json", before_send)
 
 
 def _multipart(upload: Upload, fields: Mapping[str, str]) -> Body:

@@ -221,6 +221,7 @@ class DifyHook(BaseHook):
         workflow_id: str | None = None,
         submit_timeout: float = SUBMIT_TIMEOUT_SECONDS,
         timeout: float = TIMEOUT_SECONDS,
+        before_send: Callable[[], None] | None = None,
         on_started: Callable[[StartedRun], None] | None = None,
     ) -> StartedRun:
         """Start a run and return it as soon as its id is known.
@@ -239,6 +240,9 @@ class DifyHook(BaseHook):
         :param workflow_id: A published version to run; required by the ``workflow-runs`` contract.
         :param submit_timeout: Seconds to wait for the id of a streaming run.
         :param timeout: Seconds to wait for the end of a blocking run, or of a stream that must not be closed.
+        :param before_send: Called when a connection to the server stands, and before the submission leaves; what
+            is written down here is true for a process that dies in the middle. An exception prevents the
+            submission, and should be a ``DifyError``: others pass through the HTTP client.
         :param on_started: Called the moment the run's id is known, which can be long before the return.
         :raises DifyInvalidInputError: An argument is wrong (nothing was sent), or Dify refused one.
         :raises DifySubmissionUnknownError: It was sent and nothing tells whether a run was started.
@@ -248,7 +252,9 @@ class DifyHook(BaseHook):
         wait = self._submission_wait(operation.call, submit_timeout, timeout)
         with self._redacted(self.connection), ExitStack() as stack:
             with submission_errors(response_mode, user):
-                exchange = stack.enter_context(self._transport.open(operation.call, timeout=wait))
+                exchange = stack.enter_context(
+                    self._transport.open(operation.call, timeout=wait, before_send=before_send)
+                )
                 if not (exchange.head.ok and exchange.head.is_event_stream):
                     return _told(operation.read(exchange.read()), on_started)
                 reader = SubmissionReader(exchange.head)
@@ -278,6 +284,7 @@ class DifyHook(BaseHook):
         workflow_id: str | None = None,
         submit_timeout: float = SUBMIT_TIMEOUT_SECONDS,
         timeout: float = TIMEOUT_SECONDS,
+        before_send: Callable[[], None] | None = None,
         on_started: Callable[[StartedRun], None] | None = None,
     ) -> StartedRun:
         """Start a run; see ``create_workflow_run``."""
@@ -288,7 +295,9 @@ class DifyHook(BaseHook):
         async with AsyncExitStack() as stack:
             stack.enter_context(self._redacted(await self.aconnection()))
             with submission_errors(response_mode, user):
-                exchange = await stack.enter_async_context(await transport.open(operation.call, timeout=wait))
+                exchange = await stack.enter_async_context(
+                    await transport.open(operation.call, timeout=wait, before_send=before_send)
+                )
                 if not (exchange.head.ok and exchange.head.is_event_stream):
                     return _told(operation.read(await exchange.read()), on_started)
                 reader = SubmissionReader(exchange.head)

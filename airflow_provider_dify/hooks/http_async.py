@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 from tenacity import AsyncRetrying
@@ -150,18 +150,28 @@ class AsyncTransport:
 
         return await AsyncRetrying(**retry_rules(call))(attempt) if retry else await attempt()
 
-    async def open(self, call: Call, *, timeout: float | None = None, retry: bool = True) -> AsyncExchange:
+    async def open(
+        self,
+        call: Call,
+        *,
+        timeout: float | None = None,
+        retry: bool = True,
+        before_send: Callable[[], None] | None = None,
+    ) -> AsyncExchange:
         """Send a call and return its answer once the head has come, to be used in an ``async with`` block.
 
         :param timeout: Seconds for connecting and for each read; None means the connection's own.
         :param retry: Whether network errors are tried again where that is safe.
+        :param before_send: Called once a connection stands, before the body of the request leaves; in a thread.
         :raises DifyTransportError: No head came, after the retries that are safe.
         """
         if not retry:
-            return await self._open(call, timeout)
-        return await AsyncRetrying(**retry_rules(call))(self._open, call, timeout)
+            return await self._open(call, timeout, before_send)
+        return await AsyncRetrying(**retry_rules(call))(self._open, call, timeout, before_send)
 
-    async def _open(self, call: Call, timeout: float | None) -> AsyncExchange:
+    async def _open(
+        self, call: Call, timeout: float | None, before_send: Callable[[], None] | None = None
+    ) -> AsyncExchange:
         connection = self._connection
         session = await self._pooled_session()
         # A pooled connection may be closing at this very moment, and a submission cannot be sent again.
@@ -170,7 +180,7 @@ class AsyncTransport:
         proxy, authorization = proxy_parts(connection)
         tunnel = connection.base_url.startswith("https:")
         failure: DifyError | None = None
-        body = body_of(call)
+        body = body_of(call, before_send)
         headers = request_headers(connection, call, body.content_type if body else None)
         if body is not None:
             headers["Content-Length"] = str(len(body))
@@ -196,6 +206,8 @@ class AsyncTransport:
         except _FAILURES as error:
             sent = body is None or body.begun
             failure = transport_error(connection, call, error, sent=sent)
+        except DifyError as error:
+            failure = error
         if failure:
             if own_session is not None:
                 await own_session.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import requests
 import urllib3
@@ -161,23 +161,31 @@ class SyncTransport:
 
         return Retrying(**retry_rules(call))(attempt) if retry else attempt()
 
-    def open(self, call: Call, *, timeout: float | None = None, retry: bool = True) -> SyncExchange:
+    def open(
+        self,
+        call: Call,
+        *,
+        timeout: float | None = None,
+        retry: bool = True,
+        before_send: Callable[[], None] | None = None,
+    ) -> SyncExchange:
         """Send a call and return its answer once the head has come, to be used in a ``with`` block.
 
         :param timeout: Seconds for connecting and for the head; None means the connection's own.
         :param retry: Whether network errors are tried again where that is safe.
+        :param before_send: Called once a connection stands, before the body of the request leaves.
         :raises DifyTransportError: No head came, after the retries that are safe.
         """
         if not retry:
-            return self._open(call, timeout)
-        return Retrying(**retry_rules(call))(self._open, call, timeout)
+            return self._open(call, timeout, before_send)
+        return Retrying(**retry_rules(call))(self._open, call, timeout, before_send)
 
-    def _open(self, call: Call, timeout: float | None) -> SyncExchange:
+    def _open(self, call: Call, timeout: float | None, before_send: Callable[[], None] | None = None) -> SyncExchange:
         connection = self._connection
         # A pooled connection may have been closed by the server in the meantime, and then nobody knows
         # whether the request arrived: what must not be doubled goes over a connection of its own.
         own_session = None if call.repeatable else self._new_session()
-        body = body_of(call)
+        body = body_of(call, before_send)
         connect_timeout = connection.connect_timeout
         failure: DifyError | None = None
         try:
@@ -194,10 +202,14 @@ class SyncTransport:
                 stream=True,
             )
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            # The next chunk is read only when the socket has taken the last one: what was not read to its end
+            # did not leave whole.
+            sent = body is None or body.handed_over
+            failure = transport_error(connection, call, error, sent=sent)
+        except DifyError as error:
+            failure = error
+        if failure:
             if own_session is not None:
                 own_session.close()
-            sent = body is None or body.begun
-            failure = transport_error(connection, call, error, sent=sent)
-        if failure:
             raise failure
         return SyncExchange(connection, call, response, own_session)

@@ -233,7 +233,6 @@ class Execution:
     def _submit(self, submission: Submission) -> Any:
         inputs, deadline, ledger = check_inputs(self._task.inputs), self._deadline(submission), self._ledger
         while True:
-            ledger.intend(submission.user)
             self._submitted_user = submission.user
             try:
                 started = self._hook.create_workflow_run(
@@ -245,6 +244,7 @@ class Execution:
                     workflow_id=self._task.workflow_id,
                     submit_timeout=self._task.submit_timeout,
                     timeout=max(deadline.left(time.time()), self._task.submit_timeout),
+                    before_send=partial(ledger.intend, submission.user),
                     on_started=partial(self._announce, submission=submission),
                 )
             except DifySubmissionUnknownError as error:

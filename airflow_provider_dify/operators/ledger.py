@@ -7,6 +7,7 @@ from typing import Any
 
 from airflow_provider_dify.api.attempts import Submitted, TaskTry
 from airflow_provider_dify.api.runs import StartedRun
+from airflow_provider_dify.exceptions import DifyError
 
 STORE_KEY = "dify_submission"
 
@@ -49,10 +50,20 @@ class SubmissionLedger:
     def intend(self, user: str) -> None:
         """Write down that a submission is about to be sent.
 
-        :raises Exception: Whatever the store fails with; nothing has been sent then.
+        To be called as late as can be: a process that dies before it has submitted nothing, and the next try
+        submits at once; one that dies after it may have, and the next try looks for the run until its deadline.
+
+        :raises DifyError: The store failed; nothing may be sent then.
         """
-        if self._store is not None:
+        if self._store is None:
+            return
+        try:
             self._store.set(STORE_KEY, Submitted(self._try.life, user).as_json())
+        except Exception as error:
+            raise DifyError(
+                f"Airflow's task state store could not be written ({type(error).__name__}: {error}), so nothing was "
+                "submitted: a retry could not tell whether there is a run. A retry of the task submits."
+            ) from error
 
     def started(self, run: StartedRun, user: str) -> None:
         """Write down which run there is."""

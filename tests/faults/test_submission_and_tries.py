@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_dify.exceptions import (
+    DifyError,
     DifyInvalidInputError,
     DifyRateLimitError,
     DifyRunFailedError,
@@ -161,6 +162,67 @@ def test_a_worker_killed_before_the_post_has_started_nothing(
         with pytest.raises(Killed):
             killed.run()
     assert killed.retry() == INPUTS
+    assert runs(server) == 1
+
+
+@modes
+@stores
+@pytest.mark.parametrize("where", ["requests.Session.request", "urllib3.connection.HTTPConnection.connect"])
+def test_a_worker_killed_before_the_submission_leaves_has_started_nothing(
+    server: DifyServer,
+    task: Callable[..., Task],
+    deferrable: bool,
+    store: bool,
+    where: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However close to the POST it was: the retry submits, and does not look for what cannot be."""
+    monkeypatch.setattr("airflow_provider_dify.api.attempts.QUEUE_PATIENCE_SECONDS", 1.0)
+    killed = task(deferrable=deferrable, store=store)
+    with monkeypatch.context() as patch:
+        patch.setattr(where, die)
+        with pytest.raises(Killed):
+            killed.run()
+    assert killed.store is None or killed.store.values == {}
+    assert killed.retry() == INPUTS
+    assert runs(server) == 1
+
+
+@modes
+def test_a_worker_killed_as_the_submission_leaves_never_has_a_second_run_started(
+    server: DifyServer, task: Callable[..., Task], deferrable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The note says that there may be a run: the retry looks for it to its deadline, and starts none."""
+    killed = task(deferrable=deferrable, timeout=1)
+    assert killed.store is not None
+    write = killed.store.set
+
+    def write_and_die(key: str, value: Any) -> None:
+        write(key, value)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(killed.store, "set", write_and_die)
+        with pytest.raises(Killed):
+            killed.run()
+    with pytest.raises(DifySubmissionUnknownError, match="A retry of the task looks for it"):
+        killed.retry()
+    assert runs(server) == 0
+    assert killed.clear() == INPUTS
+    assert runs(server) == 1
+
+
+@modes
+def test_nothing_is_submitted_that_could_not_be_written_down(
+    server: DifyServer, task: Callable[..., Task], deferrable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unable = task(deferrable=deferrable)
+    with monkeypatch.context() as patch:
+        patch.setattr(unable.store, "set", fail)
+        with pytest.raises(DifyError, match=r"No space left.*nothing was submitted"):
+            unable.run()
+    assert runs(server) == 0
+    assert unable.retry() == INPUTS
     assert runs(server) == 1
 
 
@@ -324,3 +386,7 @@ def test_a_refused_submission_leaves_nothing_behind(
 
 def die(*args: Any, **kwargs: Any) -> None:
     raise Killed
+
+
+def fail(*args: Any, **kwargs: Any) -> None:
+    raise OSError("No space left on device")

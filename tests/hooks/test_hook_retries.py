@@ -6,10 +6,12 @@ import asyncio
 import gzip
 import json
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -394,3 +396,41 @@ def test_a_body_without_end_is_given_up(serve: Serve, connect: Connect, face: Fa
     connect(serve(endless(head.encode(), taken)).url)
     look_error(face)
     assert taken[0] < FAR_TOO_MUCH
+
+
+@contextmanager
+def resetting() -> Iterator[tuple[str, threading.Semaphore, list[bytes]]]:
+    """A server that resets each connection once the head of a request has come, and a count of that."""
+    heads: list[bytes] = []
+    reset = threading.Semaphore(0)
+
+    def serve(listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    head += connection.recv(65536)
+                heads.append(head)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+                reset.release()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1", reset, heads
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def test_a_submission_whose_body_never_left_is_sent_again(connect: Connect, naps: list[float]) -> None:
+    """The head alone starts nothing; before_send holds the body back until the connection is gone."""
+    with resetting() as (url, reset, heads):
+        connect(url)
+        with pytest.raises(ex.DifyTransportError, match="Nothing was sent"):
+            DifyHook().create_workflow_run({}, user="me", before_send=partial(reset.acquire, timeout=30))
+    assert len(heads) == 4
+    assert are_growing(naps)
