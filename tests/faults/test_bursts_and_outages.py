@@ -28,6 +28,12 @@ def mapped(count: int, deferrable: bool, **parameters: Any) -> list[Task]:
 
 
 def run_all(tasks: list[Task]) -> list[Any]:
+    if is_airflow_2():
+        # It imports these in the first task of a process; two threads that do so at once wait for each other.
+        import airflow.decorators  # noqa: F401
+        from airflow.models import import_all_models
+
+        import_all_models()
     with ThreadPoolExecutor(len(tasks)) as pool:
         return list(pool.map(run_in_thread, tasks))
 
