@@ -4,13 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from airflow.providers.common.compat.sdk import TaskDeferred
 
 from airflow_provider_dify.operators.workflow import DifyRunWorkflowOperator
 from airflow_provider_dify.testing.server import DifyServer
+
+modes = pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "deferred"])
+stores = pytest.mark.parametrize("store", [True, False], ids=["state store", "markers only"])
+
+DEATHS = {"before the POST": "_begin", "between POST and id": "_announce", "between id and wait": "_await"}
+"""Where a worker may die, and what it would have done next."""
+
+
+class Killed(BaseException):
+    """The process is gone: nothing of ours runs any more."""
+
+
+def die(*_: object, **__: object) -> None:
+    raise Killed
+
+
+@contextmanager
+def death(moment: str) -> Iterator[None]:
+    """Let the worker die at one of ``DEATHS``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"airflow_provider_dify.operators.execution.Execution.{DEATHS[moment]}", die)
+        with pytest.raises(Killed):
+            yield
 
 
 class Store:
@@ -108,12 +134,34 @@ class Task:
         return self.run()
 
 
-def connect(monkeypatch: Any, server: DifyServer, app: str) -> None:
-    """Point the default connection to an app of the server, with time-outs that suit a test."""
+def connect(monkeypatch: Any, server: DifyServer, app: str, host: str | None = None, **extra: Any) -> None:
+    """Point the default connection to an app of the server, with time-outs that suit a test.
+
+    :param host: What stands before the server; the server itself where left out.
+    :param extra: Further fields of the connection's extra.
+    """
     connection = {
         "conn_type": "dify",
-        "host": server.base_url,
+        "host": host or server.base_url,
         "password": server.api_key(app),
-        "extra": {"connect_timeout": 2, "read_timeout": 2},
+        "extra": {"connect_timeout": 2, "read_timeout": 2, "api_contract": server.api_contract, **extra},
     }
     monkeypatch.setenv("AIRFLOW_CONN_DIFY_DEFAULT", json.dumps(connection))
+
+
+def requests_to(server: DifyServer, method: str, ending: str) -> list[float]:
+    """Return the moments of the requests whose path ends like that, from the server's books."""
+    return [each.at for each in server.requests if each.method == method and each.path.endswith(ending)]
+
+
+def submissions(server: DifyServer) -> list[float]:
+    return requests_to(server, "POST", "/run")
+
+
+def look_ups(server: DifyServer) -> list[float]:
+    """Return the moments at which a run was looked for by its marker."""
+    return requests_to(server, "GET", "/workflows/logs")
+
+
+def stops(server: DifyServer) -> list[float]:
+    return requests_to(server, "POST", "/stop")
