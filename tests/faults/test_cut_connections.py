@@ -1,4 +1,4 @@
-"""The connection of a submission breaks at a chosen byte: the run exists once, or nobody can tell and nothing is sent."""
+"""The connection of a submission breaks at a chosen byte: one run exists, or nobody can tell and nothing is sent."""
 
 from __future__ import annotations
 
