@@ -544,9 +544,11 @@ class DifyHook(BaseHook):
 
         :param user: The ``user`` of the submission.
         """
-        page = self._look_up(user, timeout=STOP_TIMEOUT_SECONDS)
-        runs = () if isinstance(page, DifyError) else page.runs
-        return next((run.workflow_run_id for run in runs if not run.status.is_terminal), None)
+        return _active_in(self._look_up(user, timeout=STOP_TIMEOUT_SECONDS))
+
+    async def afind_started(self, user: str) -> str | None:
+        """Return the id of an active run of a user; see ``find_started``."""
+        return _active_in(await self._alook_up(user, timeout=STOP_TIMEOUT_SECONDS))
 
     def find_task_id(self, workflow_run_id: str, user: str) -> str | None:
         """Return the task id that a stop needs, for a run that was found by its user; None where nothing tells it.
@@ -695,9 +697,10 @@ class DifyHook(BaseHook):
             return error
         return page
 
-    async def _alook_up(self, user: str) -> LogPage | DifyError:
+    async def _alook_up(self, user: str, *, timeout: float | None = None) -> LogPage | DifyError:
         try:
-            page = await self._asend((await self.aapi()).logs(user=user, limit=MARKER_ROWS), retry=False)
+            operation = (await self.aapi()).logs(user=user, limit=MARKER_ROWS)
+            page = await self._asend(operation, timeout=timeout, retry=False)
         except DifyError as error:
             return error
         return page
@@ -727,6 +730,11 @@ class DifyHook(BaseHook):
                 advance = partial(flow.send, await self._asend(operation))
             except DifyError as error:
                 advance = partial(flow.throw, error)
+
+
+def _active_in(page: LogPage | DifyError) -> str | None:
+    runs = () if isinstance(page, DifyError) else page.runs
+    return next((run.workflow_run_id for run in runs if not run.status.is_terminal), None)
 
 
 def _told(started: StartedRun, on_started: Callable[[StartedRun], None] | None) -> StartedRun:

@@ -212,11 +212,14 @@ class DifyFindRunTrigger(_DifyTrigger):
             return SearchReport.of_error(error)
 
     async def _stop(self, hook: DifyHook) -> None:
-        for marker in self.markers:
-            for run in await hook.afind_workflow_runs(user=marker):
-                if not run.status.is_terminal:
-                    await stop_run(hook, run.workflow_run_id, None, marker, self.log)
+        # All at once, since each takes its seconds where Dify does not answer.
+        await asyncio.gather(*(self._stop_run_of(hook, marker) for marker in self.markers))
         self.log.warning("A run of this task that is still queued in Dify cannot be stopped, and will run.")
+
+    async def _stop_run_of(self, hook: DifyHook, marker: str) -> None:
+        run_id = await hook.afind_started(marker)
+        if run_id is not None:
+            await stop_run(hook, run_id, None, marker, self.log)
 
 
 class DifySubmitLaterTrigger(BaseTrigger):

@@ -289,6 +289,20 @@ def test_a_search_whose_task_was_ended_stops_what_it_finds(server: DifyServer, m
     assert len(server.runs) == 1
 
 
+@pytest.mark.parametrize("kind", ["hang", "reset_before"])
+def test_a_search_whose_task_was_ended_ends_in_time_although_dify_does_not_answer(
+    server: DifyServer, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    connect(monkeypatch, server, "long", read_timeout=30)
+    server.inject(Fault("submit", "accept_then_reset"))
+    server.inject(Fault("logs", "status", status=503, times=2))
+    server.inject(Fault("logs", kind, times=None))
+    trigger = deferred(Task(store=True, deferrable=True, inputs=INPUTS, poll_interval=0.1, max_poll_interval=20.0))
+    took = asyncio.run(end_trigger(trigger, is_looked_for(server), by_person=True))
+    assert took < BOUND
+    assert [run.status for run in server.runs] == ["running"]
+
+
 @pytest.mark.parametrize("durable", [True, False])
 @modes
 def test_without_the_store_a_run_that_could_not_be_stopped_is_taken_up_only_where_durable(
