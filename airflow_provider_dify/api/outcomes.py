@@ -17,7 +17,11 @@ from airflow_provider_dify.exceptions import (
 )
 
 NEW_RUN = "A retry of the task starts a new run."
+NEW_RUN_UNLESS_ACTIVE = (
+    "A retry of the task starts a new run, or takes this one up where Dify still shows it as active."
+)
 TAKEN_UP = "It was not stopped: a retry of the task takes it up."
+LEFT_BEHIND = "It was not stopped and runs on: a retry of the task starts a second run beside it."
 SAME_RUN = "A retry of this sensor looks at the same run again; start a new one with the task that runs the workflow."
 
 
@@ -48,6 +52,18 @@ def outputs_of(run: WorkflowRun, *, fail_on_partial_success: bool, on_retry: str
             **known,
         )
     return run.outputs
+
+
+def retry_after_timeout(*, asked_to_stop: bool, remembered: bool, findable: bool) -> str:
+    """Say what a retry does after the deadline of a run.
+
+    :param asked_to_stop: Whether Dify was asked to stop the run; some servers then show it as ``running`` for ever.
+    :param remembered: Whether the task state store tells the next try of the run, and of its stop.
+    :param findable: Whether the next try looks for the run by its marker.
+    """
+    if asked_to_stop:
+        return NEW_RUN_UNLESS_ACTIVE if findable and not remembered else NEW_RUN
+    return TAKEN_UP if findable or remembered else LEFT_BEHIND
 
 
 def timeout_error(

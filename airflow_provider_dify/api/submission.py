@@ -66,12 +66,23 @@ def unknown_error(reason: str, user: str) -> DifySubmissionUnknownError:
     )
 
 
-def unresolved_error(reason: str, user: str) -> DifySubmissionUnknownError:
-    """Return the exception for a submission whose run was not found before the deadline."""
+def unresolved_error(reason: str, user: str, *, remembered: bool, durable: bool) -> DifySubmissionUnknownError:
+    """Return the exception for a submission whose run was not found before the deadline.
+
+    :param user: The ``user`` of the submission.
+    :param remembered: Whether the task state store tells the next try of the submission.
+    :param durable: Whether the next try looks for it at all.
+    """
+    if remembered:
+        again = "A retry of the task looks for it and takes it up, and does not submit; a clear submits anew."
+    elif durable:
+        again = "A retry of the task looks for it and takes it up, and submits anew where it finds none."
+    else:
+        again = "A retry of the task submits anew, which may start a second run."
     return DifySubmissionUnknownError(
         f"The submission was sent, and Dify shows no run of the user {user!r} before the deadline: "
         f"{reason.rstrip('.')}. It may still be queued, will then run, and cannot be stopped before it starts. It was "
-        "not sent a second time. A retry of the task looks for it and takes it up."
+        f"not sent a second time. {again}"
     )
 
 

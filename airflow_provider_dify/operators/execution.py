@@ -16,7 +16,7 @@ from airflow_provider_dify.api.attempts import (
 )
 from airflow_provider_dify.api.finding import FindResult, NotFound, find_run, of_use
 from airflow_provider_dify.api.inputs import check_inputs, check_user
-from airflow_provider_dify.api.outcomes import NEW_RUN, TAKEN_UP, outputs_of, paused_error, timeout_error
+from airflow_provider_dify.api.outcomes import outputs_of, paused_error, retry_after_timeout, timeout_error
 from airflow_provider_dify.api.polling import COLLECT_SECONDS, Deadline, Ended, GivenUp, TimedOut
 from airflow_provider_dify.api.progress import closing_line
 from airflow_provider_dify.api.runs import RunStatus, StartedRun
@@ -201,7 +201,14 @@ class Execution:
             if earlier:
                 self._log.info("No run of an earlier try is taken up: %s.", result.reason)
                 return self._submit(replace(submission, submitted_at=time.time()))
-            raise unresolved_error(result.reason, submission.user)
+            # Where an earlier try has submitted, that submission is the one in doubt.
+            kept = self._ledger.read()
+            raise unresolved_error(
+                result.reason,
+                submission.user if kept is None else kept.marker,
+                remembered=self._ledger.is_complete,
+                durable=self._task.durable,
+            )
         run = StartedRun(result.workflow_run_id)
         if result.marker != submission.user:
             return self._take_up(submission, run, result.marker)
@@ -378,7 +385,12 @@ class Execution:
             stopped = self._task.cancel_on_timeout and self._stop(started, user, "the deadline has struck")
             if stopped:
                 ledger.settle()
-            raise timeout_error(run_id, result.status, deadline, on_retry=NEW_RUN if stopped else TAKEN_UP)
+            on_retry = retry_after_timeout(
+                asked_to_stop=stopped,
+                remembered=ledger.is_complete,
+                findable=self._task.durable and self._can_search,
+            )
+            raise timeout_error(run_id, result.status, deadline, on_retry=on_retry)
         if isinstance(result, GivenUp):
             result.error.workflow_run_id = run_id
             raise result.error

@@ -76,7 +76,7 @@ def test_the_deadline_is_the_error_whatever_the_stop_comes_to(
 ) -> None:
     server.inject(fault)
     late = Task(store=store, deferrable=deferrable, inputs=INPUTS, timeout=0.5)
-    with pytest.raises(DifyRunTimeoutError, match="had not ended at the deadline"):
+    with pytest.raises(DifyRunTimeoutError, match="had not ended at the deadline") as caught:
         late.run()
     ended = time.time()
     (stopped,) = stops(server)
@@ -85,6 +85,13 @@ def test_the_deadline_is_the_error_whatever_the_stop_comes_to(
     assert [run.status for run in server.runs] == ["running"]
     asked = fault is NO_EFFECT
     takes_up = not (asked and store)
+    if takes_up:
+        expected = (
+            "or takes this one up where Dify still shows it as active" if asked else "a retry of the task takes it"
+        )
+    else:
+        expected = "A retry of the task starts a new run."
+    assert expected in str(caught.value)
     check_retry(late, server, takes_up=takes_up)
 
 
@@ -310,6 +317,7 @@ def test_without_the_store_a_run_that_could_not_be_stopped_is_taken_up_only_wher
 ) -> None:
     server.inject(REFUSED_500)
     late = Task(store=False, deferrable=deferrable, inputs=INPUTS, timeout=0.5, durable=durable)
-    with pytest.raises(DifyRunTimeoutError):
+    expected = "takes it up" if durable else "starts a second run beside it"
+    with pytest.raises(DifyRunTimeoutError, match=expected):
         late.run()
     check_retry(late, server, takes_up=durable)
