@@ -90,16 +90,16 @@ class Submitted:
         )
 
 
-def search_deadline(deadline: Deadline, since: float, *, earlier: bool) -> Callable[[Server], Deadline]:
-    """Return when a search for a run by its marker ends, for the server that answers it.
+def search_deadline(deadline: Deadline, since: float, *, earlier: bool) -> Callable[[Server | None], Deadline]:
+    """Return when a search for a run by its marker ends, for the server that answers it, or for None that does not.
 
     :param deadline: The task's own deadline, which bounds every search.
     :param since: Unix seconds at which the search began.
     :param earlier: Whether it is not even known that there was a submission: then patience ends the search.
     """
 
-    def until(server: Server) -> Deadline:
-        if not earlier:
+    def until(server: Server | None) -> Deadline:
+        if not earlier or server is None:
             return deadline
         patience = QUEUE_PATIENCE_SECONDS if server.queues_runs else ROW_PATIENCE_SECONDS
         return Deadline(min(deadline.at, since + patience))

@@ -11,7 +11,7 @@ from airflow_provider_dify.api.runs import LoggedRun, LogPage, RunStatus
 from airflow_provider_dify.api.server import Server
 from airflow_provider_dify.api.settings import PollSchedule
 from airflow_provider_dify.api.waiting import FindMarker, Say, Sleep
-from airflow_provider_dify.exceptions import DifyError, is_final
+from airflow_provider_dify.exceptions import DifyError, DifyResponseError, is_final
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def find_run(
     markers: Sequence[str],
     *,
     schedule: PollSchedule,
-    patience: Callable[[Server], Deadline],
+    patience: Callable[[Server | None], Deadline],
     clock: Callable[[], float],
     chance: Callable[[], float],
     wanted: Callable[[LoggedRun], bool] | None = None,
@@ -58,17 +58,18 @@ def find_run(
 ) -> FindFlow:
     """Look markers up until a run of one of them is listed.
 
-    Failed look-ups are no news. A search without a single answer that could be read never ends as "nothing
-    there" by patience alone: it goes on until the deadline, and says why.
+    Failed look-ups are no news. A search for runs of earlier tries whose last look-ups failed never ends as
+    "nothing there", after which a second run would be started: it goes on until the deadline, and fails.
 
     :param markers: Markers, the latest first.
     :param schedule: The distances between look-ups.
-    :param patience: Returns when to give up, for the server that answers.
+    :param patience: Returns when to give up, for the server that answers; for None where the last look-up of a
+        marker failed.
     :param clock: Returns unix seconds.
     :param chance: Returns random numbers from 0 to 1.
-    :param wanted: Which runs count; all of them where left out.
-        Others are passed over, and end the search where they are of the latest
-        marker: its submission is accounted for.
+    :param wanted: Which runs of earlier tries count; left out, the search is for this try's submission, and all
+        do. Others are passed over, and end the search where they are of the latest marker: its submission is
+        accounted for.
     :param streamed: Whether the submission was streamed: before Dify 1.9.2 such a run is never listed once its
         stream is closed.
     """
@@ -95,7 +96,13 @@ def find_run(
             return NotFound(f"Dify {server.version} never lists a run whose stream was closed")
         if latest_is_settled:
             return NotFound("the run of the latest submission has ended and is of no use")
-        left = patience(server).left(clock())
+        left = patience(None if error else server).left(clock())
         if left <= 0:
+            if error is not None and wanted is not None:
+                raise DifyResponseError(
+                    f"Whether an earlier try has left a run could not be told, so none was started: {error}",
+                    status_code=error.status_code,
+                    code=error.code,
+                )
             return NotFound(str(error) if error else "no run of this submission was listed in time")
         yield Sleep(min(schedule.delay(looks, failures, None, chance()), left))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import requests
 
-from airflow_provider_dify.exceptions import DifyRunStoppedError, DifyRunTimeoutError
+from airflow_provider_dify.exceptions import DifyError, DifyRunStoppedError, DifyRunTimeoutError
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
 from airflow_provider_dify.testing.workflows import Input, Workflow
@@ -160,3 +160,23 @@ def test_a_clear_of_a_succeeded_task_starts_anew_and_its_retry_stays_in_the_new_
     assert cleared.retry() == INPUTS
     assert [run.status for run in server.runs] == ["succeeded", "succeeded"]
     assert cleared.ti.xcoms["workflow_run_id"] == server.runs[1].id
+
+
+@modes
+@stores
+def test_a_retry_that_cannot_look_for_an_earlier_run_starts_none(
+    server: DifyServer, deferrable: bool, store: bool
+) -> None:
+    """Failed look-ups and looks are no news: that there is no run must be known before a second one is started."""
+    killed = Task(store=store, deferrable=deferrable, inputs=INPUTS)
+    with death("between POST and id"):
+        killed.run()
+    server.inject(Fault("logs", "status", status=503, times=None))
+    killed.parameters["timeout"] = 1
+    with pytest.raises(DifyError):
+        killed.retry()
+    assert len(server.runs) == 1
+    server.clear_faults()
+    killed.parameters["timeout"] = 20
+    assert killed.retry() == INPUTS
+    assert [run.status for run in server.runs] == ["succeeded"]
