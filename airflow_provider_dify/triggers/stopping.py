@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Coroutine
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger
@@ -12,7 +14,31 @@ from airflow_provider_dify.hooks.dify import DifyHook
 
 # From 3.3 on the triggerer calls on_kill for what a person did; before, a cancelled trigger must find out.
 CALLS_ON_KILL = hasattr(BaseTrigger, "on_kill")
+# What Airflow 3.3 grants is 30 s.
+ON_KILL_SECONDS = 25.0
 _DEFERRED = "deferred"
+
+
+async def undisturbed(deed: Coroutine[Any, Any, None], limit: float) -> None:
+    """Do something to its end although the awaiting task is cancelled again and again, for a limited time.
+
+    Airflow 3.3 repeats its cancel about once a second as long as a trigger is there, and so ends the ``on_kill``
+    that the first one has called; asking for the task's state alone can take longer than that.
+
+    :param deed: What is done.
+    :param limit: Seconds after which it is given up.
+    """
+    loop = asyncio.get_running_loop()
+    task, end = asyncio.ensure_future(deed), loop.time() + limit
+    while not task.done() and (left := end - loop.time()) > 0:
+        try:
+            await asyncio.wait({task}, timeout=left)
+        except asyncio.CancelledError:
+            continue
+    if task.done():
+        task.result()
+    else:
+        task.cancel()
 
 
 async def ended_by_person(trigger: BaseTrigger) -> bool:

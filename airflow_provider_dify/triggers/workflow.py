@@ -19,7 +19,13 @@ from airflow_provider_dify.api.waiting import wait_for_run
 from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.hooks.dify import DifyHook
 from airflow_provider_dify.triggers.report import Report, SearchReport
-from airflow_provider_dify.triggers.stopping import CALLS_ON_KILL, ended_by_person, stop_run
+from airflow_provider_dify.triggers.stopping import (
+    CALLS_ON_KILL,
+    ON_KILL_SECONDS,
+    ended_by_person,
+    stop_run,
+    undisturbed,
+)
 
 _MODULE = "airflow_provider_dify.triggers.workflow"
 
@@ -40,9 +46,13 @@ class _DifyTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield one event."""
         hook = DifyHook(self.dify_conn_id)
+        work = asyncio.ensure_future(self._report(hook))
         try:
-            yield TriggerEvent((await self._report(hook)).event())  # type: ignore[no-untyped-call]
+            # Not awaited itself: what it awaits may swallow the message by which Airflow knows a person's cancel.
+            await asyncio.wait({work})
+            yield TriggerEvent(work.result().event())  # type: ignore[no-untyped-call]
         except asyncio.CancelledError:
+            work.cancel()
             if not CALLS_ON_KILL:
                 await self.on_kill()
             raise
@@ -55,7 +65,11 @@ class _DifyTrigger(BaseTrigger):
         Called by Airflow 3.3 and later, and by ``run`` before. Some versions call it as well when a healthy
         trigger is handed to another triggerer (apache/airflow 73454), so the task's state is asked first.
         """
-        if not self.cancel_on_kill or not await ended_by_person(self):
+        if self.cancel_on_kill:
+            await undisturbed(self._stop_if_ended(), ON_KILL_SECONDS)
+
+    async def _stop_if_ended(self) -> None:
+        if not await ended_by_person(self):
             return
         hook = DifyHook(self.dify_conn_id)
         try:

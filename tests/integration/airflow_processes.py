@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -15,18 +14,13 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import airflow
-
 from tests.conftest import EXAMPLES
+from tests.integration.airflow_dags import is_airflow_2
+from tests.integration.airflow_rest import PASSWORD, USER, Rest
+from tests.integration.ports import free_port
 
 LIMIT = 180.0
 T = TypeVar("T")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 def wait_for(what: str, condition: Callable[[], T], limit: float = LIMIT) -> T:
@@ -41,41 +35,70 @@ def wait_for(what: str, condition: Callable[[], T], limit: float = LIMIT) -> T:
 
 class Airflow:
     """
-    Scheduler, triggerer and what else this version of Airflow needs, with SQLite, in a home of their own.
+    Scheduler, triggerer and what else this version of Airflow needs, in a home of their own.
 
     The processes that ``airflow standalone`` would start, without its log servers, which listen on all interfaces.
+
+    :param home: An empty folder.
+    :param connection: The connection ``dify_default``.
+    :param connections: Further connections, by id.
+    :param dags: The folder with the DAGs.
+    :param database: The address of a database; SQLite in the home where left out.
+    :param parallelism: Tasks that run at once; Airflow 2 with SQLite runs one.
+    :param web: Whether Airflow 2 gets its webserver, and with it the REST API, which 3 always has.
+    :param settings: Further settings, as environment variables without ``AIRFLOW__``.
     """
 
-    def __init__(self, home: Path, connection: dict[str, Any], dags: Path = EXAMPLES) -> None:
+    def __init__(
+        self,
+        home: Path,
+        connection: dict[str, Any],
+        dags: Path = EXAMPLES,
+        *,
+        database: str | None = None,
+        parallelism: int = 2,
+        web: bool = False,
+        connections: dict[str, dict[str, Any]] | None = None,
+        settings: dict[str, str] | None = None,
+    ) -> None:
         self.home = home
-        self._database = home / "airflow.db"
+        self._database = database or f"sqlite:///{home / 'airflow.db'}"
+        self._web = web
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        port = free_port()
+        self._port = free_port()
+        self.rest = Rest(f"http://127.0.0.1:{self._port}")
         self._environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "AIRFLOW_HOME": str(home),
             "AIRFLOW_CONN_DIFY_DEFAULT": json.dumps(connection),
-            "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
+            "AIRFLOW__API__AUTH_BACKENDS": "airflow.api.auth.backend.basic_auth",
+            "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{self._port}",
             "AIRFLOW__API__HOST": "127.0.0.1",
-            "AIRFLOW__API__PORT": str(port),
+            "AIRFLOW__API__PORT": str(self._port),
             "AIRFLOW__API__SECRET_KEY": "a key of the tests alone",
             "AIRFLOW__API__WORKERS": "1",
             "AIRFLOW__API_AUTH__JWT_SECRET": "a secret of the tests alone, of 64 and more bytes, as HS512 wants it",
             "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
-            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
-            "AIRFLOW__CORE__EXECUTOR": "SequentialExecutor" if airflow.__version__ < "3" else "LocalExecutor",
-            "AIRFLOW__CORE__PARALLELISM": "2",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{self._port}/execution/",
+            "AIRFLOW__CORE__EXECUTOR": "SequentialExecutor" if is_airflow_2() and database is None else "LocalExecutor",
+            "AIRFLOW__CORE__PARALLELISM": str(parallelism),
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self._database}",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self._database,
             "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
+            **{f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in (connections or {}).items()},
+            **{f"AIRFLOW__{name}": value for name, value in (settings or {}).items()},
         }
 
     def __enter__(self) -> Airflow:
         self.command("db", "migrate")
         names = ["scheduler", "triggerer"]
-        if airflow.__version__ >= "3":
+        if not is_airflow_2():
             names = ["api-server", *names, "dag-processor"]
+        elif self._web:
+            person = ("--role=Admin", "--firstname=a", "--lastname=b", "--email=a@example.org")
+            self.command("users", "create", f"--username={USER}", f"--password={PASSWORD}", *person)
+            names.append("webserver")
         try:
             for name in names:
                 self.start(name)
@@ -96,15 +119,23 @@ class Airflow:
             process.wait()
 
     def start(self, name: str) -> None:
-        options = ["--skip-serve-logs"] if name in ("scheduler", "triggerer") else []
+        """Start a process; what follows a dot in its name tells it from others of its kind."""
+        kind = name.partition(".")[0]
+        options = ["--skip-serve-logs"] if kind in ("scheduler", "triggerer") else []
+        if kind == "webserver":
+            options = ["--hostname=127.0.0.1", f"--port={self._port}", "--workers=1"]
         with (self.home / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "airflow", name, *options],
+                [sys.executable, "-m", "airflow", kind, *options],
                 env=self._environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
+
+    def signal(self, name: str, number: int) -> None:
+        """Send a signal to a process and all that it has started."""
+        os.killpg(self._processes[name].pid, number)
 
     def check(self) -> None:
         """Fail at once where a process has ended by itself."""
@@ -138,11 +169,23 @@ class Airflow:
         self.command("dags", "trigger", dag_id, "--conf", json.dumps(conf))
 
     def rows(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
+        """Ask the database; question marks stand for the arguments."""
+        if self._database.startswith("postgresql"):
+            return self._postgres_rows(query, arguments)
         try:
-            with closing(sqlite3.connect(f"file:{self._database}?mode=ro", uri=True, timeout=5)) as connection:
+            path = self._database.removeprefix("sqlite:///")
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as connection:
                 return connection.execute(query, arguments).fetchall()
         except sqlite3.OperationalError:
             return []
+
+    def _postgres_rows(self, query: str, arguments: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        import psycopg2
+
+        address = self._database.replace("postgresql+psycopg2", "postgresql")
+        with closing(psycopg2.connect(address)) as connection, connection.cursor() as cursor:
+            cursor.execute(query.replace("%", "%%").replace("?", "%s"), arguments)
+            return list(cursor.fetchall())
 
     def task_state(self, dag_id: str, task_id: str) -> str | None:
         self.check()

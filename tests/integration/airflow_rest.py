@@ -1,0 +1,71 @@
+"""Airflow's public REST API as a person's clicks use it, on Airflow 2 and 3 alike."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import requests
+
+from tests.integration.airflow_dags import is_airflow_2
+
+USER = PASSWORD = "admin"
+
+
+class Rest:
+    """
+    Triggers, marks and clears.
+
+    :param address: Where Airflow's API server, or webserver, listens.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._base = f"{address}/api/{'v1' if is_airflow_2() else 'v2'}"
+        self._session = requests.Session()
+        self._session.trust_env = False
+        if is_airflow_2():
+            self._session.auth = (USER, PASSWORD)
+        self._token_address = f"{address}/auth/token"
+
+    def answers(self) -> bool:
+        """Tell whether the server takes requests."""
+        try:
+            if not is_airflow_2():
+                token = self._session.get(self._token_address, timeout=30).json()["access_token"]
+                self._session.headers["Authorization"] = f"Bearer {token}"
+            return self._session.get(f"{self._base}/dags", timeout=30).ok
+        except (requests.RequestException, ValueError, KeyError):
+            return False
+
+    def trigger(self, dag_id: str, run_id: str, conf: dict[str, Any] | None = None) -> None:
+        logical_date = {} if is_airflow_2() else {"logical_date": None}
+        self._call("POST", f"dags/{dag_id}/dagRuns", {"dag_run_id": run_id, "conf": conf or {}, **logical_date})
+
+    def mark_task(self, dag_id: str, run_id: str, task_id: str, state: str) -> None:
+        body: dict[str, Any] = {"new_state": state}
+        if is_airflow_2():
+            body["dry_run"] = False
+        self._call("PATCH", f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}", body)
+
+    def mark_dag_run(self, dag_id: str, run_id: str, state: str) -> None:
+        self._call("PATCH", f"dags/{dag_id}/dagRuns/{run_id}", {"state": state})
+
+    def clear(self, dag_id: str, run_id: str, task_id: str) -> None:
+        body = {
+            "dag_run_id": run_id,
+            "task_ids": [task_id],
+            "only_failed": False,
+            "dry_run": False,
+            "reset_dag_runs": True,
+        }
+        self._call("POST", f"dags/{dag_id}/clearTaskInstances", body)
+
+    def _call(self, method: str, path: str, body: dict[str, Any]) -> None:
+        answer = self._session.request(
+            method,
+            f"{self._base}/{path}",
+            data=json.dumps(body),
+            headers={"Content-Type": "application/json"},
+            timeout=60,
+        )
+        assert answer.ok, f"{method} {path}: {answer.status_code} {answer.text}"
