@@ -80,7 +80,7 @@ class Stage:
         return str(self.state(run_id))
 
     def wait_until_stopped(self, run_id: str, index: int = 0) -> None:
-        wait_for(f"the stop for {run_id}", lambda: self.runs(run_id)[index] not in self.dify.active_runs(), LIMIT)
+        wait_for(f"the stop for {run_id}", lambda: self.runs(run_id)[index] not in self.dify.active_runs(), 120)
         assert self.runs(run_id)[index].status == "stopped"
 
 
