@@ -68,5 +68,20 @@ for dag_id, connection, count, seconds in (("forty", "dify_stock", 40, 2), ("thi
             deferrable=True,
             submit_timeout=3,
             timeout=900,
+            # Airflow's scheduler may fail a task that resumes before it has read how the deferral ended.
+            retries=3,
+            retry_delay=timedelta(seconds=1),
             max_active_tis_per_dag=16,
         ).expand(inputs=[{"seconds": seconds}] * count)
+
+# As many tasks as the soak asks for, half of them on workers.
+for mode, deferrable in (("worker", False), ("deferred", True)):
+    with new_dag(f"soak_{mode}", max_active_tasks=200):
+        DifyRunWorkflowOperator.partial(
+            task_id="run",
+            deferrable=deferrable,
+            timeout=60,
+            retries=30,
+            retry_delay=timedelta(seconds=2),
+            retry_exponential_backoff=False,
+        ).expand(inputs=[{"seconds": 2 + index % 7} for index in range(int(os.environ.get("SOAK_RUNS", "0")) // 2)])

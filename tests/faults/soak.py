@@ -1,0 +1,158 @@
+"""
+A soak: mapped runs while workers, triggerer, scheduler and Dify are killed at random, with PostgreSQL.
+
+    python -m tests.faults.soak --runs 200 --seconds 300 --seed 7
+
+It ends with status 0 where every task has succeeded, each with one run that succeeded, no run was started while an
+earlier one of its task was alive, and none is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import tempfile
+import time
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from airflow_provider_dify.testing.runs import RunRecord
+from airflow_provider_dify.testing.server import DifyServer
+from tests.faults.test_real_faults import DAGS, LIMIT, SETTINGS
+from tests.integration.airflow_processes import Airflow, wait_for
+from tests.integration.postgres import Postgres
+
+OUTAGES = ("refuse", "500", "502-html")
+RUN_ID = "soak"
+
+
+class Disturber:
+    """Does one harm after the other, and says what."""
+
+    def __init__(self, airflow: Airflow, dify: DifyServer, chance: random.Random) -> None:
+        self._airflow = airflow
+        self._dify = dify
+        self._chance = chance
+        self.harms: dict[str, int] = defaultdict(int)
+
+    def harm(self) -> None:
+        kinds = [self.kill_worker] * 4 + [self.kill_triggerer, self.kill_scheduler, self.outage, self.lose_runs]
+        kind = self._chance.choice(kinds)
+        if kind():
+            self.harms[kind.__name__] += 1
+            print(f"  {kind.__name__}", flush=True)
+
+    def kill_worker(self) -> bool:
+        query = "SELECT pid FROM task_instance WHERE state = 'running' AND pid IS NOT NULL"
+        pids = [pid for (pid,) in self._airflow.rows(query)]
+        if not pids:
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(self._chance.choice(pids), signal.SIGKILL)
+        return True
+
+    def kill_triggerer(self) -> bool:
+        return self._restart("triggerer")
+
+    def kill_scheduler(self) -> bool:
+        return self._restart("scheduler")
+
+    def _restart(self, name: str) -> bool:
+        self._airflow.kill(name)
+        self._airflow.start(name)
+        return True
+
+    def outage(self) -> bool:
+        self._dify.down(self._chance.choice(OUTAGES))
+        time.sleep(self._chance.uniform(1, 8))
+        self._dify.up()
+        return True
+
+    def lose_runs(self) -> bool:
+        """Restart Dify with its workers: what runs then is left ``running`` for ever."""
+        self._dify.restart()
+        return True
+
+
+def soak(runs: int, seconds: float, seed: int, home: Path) -> list[str]:
+    """Run the soak and return what is wrong at its end."""
+    print(f"{runs} runs, {seconds:g} s of harm, seed {seed}", flush=True)
+    os.environ["SOAK_RUNS"] = str(runs)
+    with DifyServer(connections=40, worker_slots=16) as dify, Postgres() as postgres:
+        connection: dict[str, Any] = {
+            "conn_type": "dify",
+            "host": dify.base_url,
+            "password": dify.api_key("slow"),
+            "extra": {"connect_timeout": 5, "read_timeout": 10},
+        }
+        with Airflow(
+            home, connection, DAGS, database=postgres.url, parallelism=8, web=True, settings=SETTINGS
+        ) as airflow:
+            wait_for("the API", airflow.rest.answers, LIMIT)
+            query = "SELECT 1 FROM serialized_dag WHERE dag_id IN ('soak_worker', 'soak_deferred')"
+            wait_for("the DAGs", lambda: len(airflow.rows(query)) == 2, LIMIT)
+            for mode in ("worker", "deferred"):
+                airflow.rest.trigger(f"soak_{mode}", RUN_ID)
+            wait_for("the first runs", lambda: dify.runs, LIMIT)
+            disturber, end = Disturber(airflow, dify, random.Random(seed)), time.monotonic() + seconds
+            while time.monotonic() < end and not has_ended(airflow):
+                disturber.harm()
+                time.sleep(disturber._chance.uniform(2, 10))
+            print("  no more harm", flush=True)
+            with suppress(AssertionError):
+                wait_for("the end", lambda: has_ended(airflow), 60 * LIMIT / 10)
+            states = airflow.rows("SELECT map_index, state, dag_id FROM task_instance WHERE run_id = ?", RUN_ID)
+            wrong = [f"{dag} {index} is {state}" for index, state, dag in states if state != "success"]
+            if len(states) != runs:
+                wrong.append(f"{len(states)} task instances instead of {runs}")
+        wrong += faults_of(dify, runs)
+        tries = len(dify.runs) - runs
+        print(f"{len(dify.runs)} Dify runs, {tries} of them in place of lost ones; harms: {dict(disturber.harms)}")
+    return wrong
+
+
+def has_ended(airflow: Airflow) -> bool:
+    ended = airflow.rows("SELECT 1 FROM dag_run WHERE run_id = ? AND state IN ('success', 'failed')", RUN_ID)
+    return len(ended) == 2
+
+
+def faults_of(dify: DifyServer, tasks: int) -> list[str]:
+    """Return what the server's books show that must not be."""
+    by_task: dict[str, list[RunRecord]] = defaultdict(list)
+    for run in dify.runs:
+        # A marker ends with its life and try; all tries here are of one life.
+        by_task[run.user.rpartition("/")[0]].append(run)
+    wrong = [f"{run.id} ({run.user}) is still {run.status}" for run in dify.active_runs()]
+    if len(by_task) != tasks:
+        wrong.append(f"runs of {len(by_task)} tasks instead of {tasks}")
+    for user, runs in by_task.items():
+        succeeded = [run for run in runs if run.status == "succeeded"]
+        rest = {run.status for run in runs} - {"succeeded"}
+        if len(succeeded) != 1 or not rest <= {"lost", "stopped"}:
+            wrong.append(f"{user}: {[run.status for run in runs]}")
+    return wrong
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=200, help="mapped tasks, half of them deferrable (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=300, help="how long harm is done (%(default)g)")
+    parser.add_argument("--seed", type=int, default=None, help="of the harm; printed (random)")
+    options = parser.parse_args()
+    seed = random.randrange(10**6) if options.seed is None else options.seed
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="dify-provider-soak-") as home:
+        wrong = soak(options.runs, options.seconds, seed, Path(home))
+        if wrong:
+            logs = [path for path in sorted(Path(home).glob("*.log"))]
+            print("\n".join(path.read_text(errors="replace")[-3000:] for path in logs))
+    print("\n".join(wrong) or f"every task succeeded, each with one run that did ({time.monotonic() - began:.0f} s)")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
