@@ -15,6 +15,7 @@ import statistics
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import requests
 
@@ -38,10 +39,8 @@ class Probe(threading.Thread):
     def run(self) -> None:
         while not self.ended.wait(0.25):
             began = time.monotonic()
-            try:
+            with suppress(requests.RequestException):
                 requests.get(self._url, headers={"Authorization": f"Bearer {self._key}"}, timeout=60)
-            except requests.RequestException:
-                pass
             self.seconds.append(time.monotonic() - began)
 
 

@@ -1,5 +1,7 @@
 """What a try of a task does next: the state machine of submissions, searches and tries, as pure functions.
 
+Each step tells the log why, where that is not plain.
+
 ======================  ==========================================================  ==========================
 State                   Input                                                       Step
 ======================  ==========================================================  ==========================
@@ -36,10 +38,7 @@ from airflow_provider_dify.exceptions import DifyError, DifyRateLimitError, Dify
 
 @dataclass(frozen=True)
 class Submit:
-    """Send a submission: it is certain, or as certain as can be, that there is no run.
-
-    :param why: What the log says where that is not plain.
-    """
+    """Send a submission: it is certain, or as certain as can be, that there is no run."""
 
     why: str | None = None
 
@@ -52,6 +51,7 @@ class SubmitLater:
     """
 
     seconds: float
+    why: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class Search:
 
     markers: tuple[str, ...]
     earlier: bool
+    why: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class TakeUp:
 
     run: StartedRun
     marker: str
+    why: str | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class Wait:
     """
 
     run: StartedRun
+    why: str | None = None
 
 
 @dataclass(frozen=True)
@@ -116,9 +119,13 @@ def first_step(
     if not can_search:
         return Submit()
     if kept is not None:
-        return Search((kept.marker,), earlier=False)
+        why = "An earlier try has submitted a run and did not learn its id: it is looked for."
+        return Search((kept.marker,), earlier=False, why=why)
     markers = tuple(this_try.earlier_markers())
-    return Search(markers, earlier=True) if markers and not remembers else Submit()
+    if remembers or not markers:
+        return Submit()
+    why = "This is a retry: runs of earlier tries are looked for before a new one is started."
+    return Search(markers, earlier=True, why=why)
 
 
 def after_failed_submission(
@@ -142,25 +149,32 @@ def after_failed_submission(
     :param chance: A random number from 0 to 1.
     """
     if isinstance(error, DifySubmissionUnknownError) and can_search:
-        return Search((user,), earlier=False)
+        why = f"Dify has not told which run it started ({error.reason}). It is looked for by its user {user}."
+        return Search((user,), earlier=False, why=why)
     if isinstance(error, DifyRateLimitError) and waits_its_turn:
         seconds = rate_limit_wait(attempts, error.retry_after, chance)
         if seconds < left:
-            return SubmitLater(seconds)
+            why = f"Dify takes no further run now; the next submission follows in {seconds:.0f} s. {error}"
+            return SubmitLater(seconds, why)
     return Fail(error)
 
 
-def after_search(result: FindResult, user: str, *, earlier: bool) -> Submit | TakeUp | Wait | Fail:
+def after_search(
+    result: FindResult, user: str, *, earlier: bool, submitted: str, remembers: bool, durable: bool
+) -> Submit | TakeUp | Wait | Fail:
     """Return what follows a search.
 
     :param result: How it ended.
-    :param user: The ``user`` of this try's own submission.
+    :param user: The ``user`` of this try.
     :param earlier: As in ``Search``.
+    :param submitted: The ``user`` of the submission that is in doubt; an earlier try's, where that has submitted.
+    :param remembers: Whether the next try will know of that submission.
+    :param durable: Whether the next try looks for it at all.
     """
     if isinstance(result, NotFound):
         if earlier:
             return Submit(f"No run of an earlier try is taken up: {result.reason}.")
-        return Fail(unresolved_error(result.reason, user))
+        return Fail(unresolved_error(result.reason, submitted, remembered=remembers, durable=durable))
     run = StartedRun(result.workflow_run_id)
     return Wait(run) if result.marker == user else TakeUp(run, result.marker)
 
@@ -185,5 +199,6 @@ def after_look(
             app_id=run.app_id,
             server_version=started.server_version,
             settled=run.status.is_terminal,
-        )
+        ),
+        f"Run {run_id} of an earlier try is {run.status} and is taken up; no new run is started.",
     )

@@ -8,22 +8,28 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow_provider_dify.api.attempts import (
-    Submitted,
-    look_at_earlier,
-    search_deadline,
-    takes_up,
-)
-from airflow_provider_dify.api.finding import FindResult, NotFound, find_run, of_use
+from airflow_provider_dify.api.attempts import Submitted, look_at_earlier, search_deadline
+from airflow_provider_dify.api.finding import FindResult, find_run, of_use
 from airflow_provider_dify.api.inputs import check_inputs, check_user
 from airflow_provider_dify.api.outcomes import outputs_of, paused_error, retry_after_timeout, timeout_error
 from airflow_provider_dify.api.polling import COLLECT_SECONDS, Deadline, Ended, GivenUp, TimedOut
 from airflow_provider_dify.api.progress import closing_line
 from airflow_provider_dify.api.runs import RunStatus, StartedRun
 from airflow_provider_dify.api.settings import PollSchedule
-from airflow_provider_dify.api.submission import rate_limit_wait, unresolved_error
+from airflow_provider_dify.api.steps import (
+    Fail,
+    Search,
+    Submit,
+    SubmitLater,
+    TakeUp,
+    Wait,
+    after_failed_submission,
+    after_look,
+    after_search,
+    first_step,
+)
 from airflow_provider_dify.api.waiting import WaitResult, wait_for_run
-from airflow_provider_dify.exceptions import DifyError, DifyRateLimitError, DifySubmissionUnknownError
+from airflow_provider_dify.exceptions import DifyError, DifySubmissionUnknownError
 from airflow_provider_dify.links.dify import run_page
 from airflow_provider_dify.names import RUN_ID_XCOM_KEY, SERVICE_API, TASK_ID_XCOM_KEY, URL_XCOM_KEY
 from airflow_provider_dify.operators.ledger import SubmissionLedger, task_try
@@ -129,33 +135,41 @@ class Execution:
 
     def _begin(self, submission: Submission) -> Any:
         """Take up what an earlier try of this life has left, or submit."""
-        if not self._task.durable:
-            return self._submit(submission)
-        if not self._can_search:
+        if self._task.durable and not self._can_search:
             self._log.info(
                 "A submission that is interrupted cannot be found again: %s.",
                 f"user is set to {self._task.user!r}, which other runs may share"
                 if self._task.user is not None
                 else "the workflow-runs contract has no logs",
             )
-        this_try, ledger = self._try, self._ledger
-        kept = ledger.read()
-        if kept is not None and kept.life != this_try.life:
+        kept = self._ledger.read()
+        if kept is not None and kept.life != self._try.life:
             self._end_former_life(kept)
-            ledger.settle()
+            self._ledger.settle()
             kept = None
-        if kept is not None and kept.workflow_run_id is not None:
-            return self._take_up(submission, StartedRun(kept.workflow_run_id, kept.task_id), kept.marker)
-        if not self._can_search:
+        step = first_step(
+            self._try,
+            kept,
+            durable=self._task.durable,
+            can_search=self._can_search,
+            remembers=self._ledger.is_complete,
+        )
+        return self._go(step, submission)
+
+    def _go(self, step: Submit | Search | TakeUp | Wait | Fail, submission: Submission) -> Any:
+        """Do what the state machine says."""
+        if isinstance(step, Fail):
+            raise step.error
+        if step.why:
+            self._log.info(step.why)
+        if isinstance(step, Submit):
             return self._submit(submission)
-        if kept is not None:
-            self._log.info("An earlier try has submitted a run and did not learn its id: it is looked for.")
-            return self._search(submission, [kept.marker], earlier=False)
-        markers = this_try.earlier_markers()
-        if ledger.is_complete or not markers:
-            return self._submit(submission)
-        self._log.info("This is a retry: runs of earlier tries are looked for before a new one is started.")
-        return self._search(submission, markers, earlier=True)
+        if isinstance(step, Search):
+            return self._search(submission, list(step.markers), earlier=step.earlier)
+        if isinstance(step, TakeUp):
+            return self._take_up(submission, step.run, step.marker)
+        self._announce(step.run, submission)
+        return self._await(step.run, submission)
 
     def _end_former_life(self, kept: Submitted) -> None:
         """Stop what a cleared task has left running, where the clear itself did not get to it."""
@@ -197,82 +211,78 @@ class Execution:
         return self._searched(submission, self._hook.follow(flow, self._log.info), earlier=earlier)
 
     def _searched(self, submission: Submission, result: FindResult, *, earlier: bool) -> Any:
-        if isinstance(result, NotFound):
-            if earlier:
-                self._log.info("No run of an earlier try is taken up: %s.", result.reason)
-                return self._submit(replace(submission, submitted_at=time.time()))
-            # Where an earlier try has submitted, that submission is the one in doubt.
-            kept = self._ledger.read()
-            raise unresolved_error(
-                result.reason,
-                submission.user if kept is None else kept.marker,
-                remembered=self._ledger.is_complete,
-                durable=self._task.durable,
-            )
-        run = StartedRun(result.workflow_run_id)
-        if result.marker != submission.user:
-            return self._take_up(submission, run, result.marker)
-        self._announce(run, submission)
-        return self._await(run, submission)
+        # Where an earlier try has submitted, that submission is the one in doubt.
+        kept = self._ledger.read()
+        step = after_search(
+            result,
+            submission.user,
+            earlier=earlier,
+            submitted=submission.user if kept is None else kept.marker,
+            remembers=self._ledger.is_complete,
+            durable=self._task.durable,
+        )
+        if isinstance(step, Submit):
+            submission = replace(submission, submitted_at=time.time())
+        return self._go(step, submission)
 
     def _take_up(self, submission: Submission, started: StartedRun, user: str) -> Any:
         """Go on with a run of an earlier try, or start a new one where that has ended in vain."""
-        run_id = started.workflow_run_id
-        run = self._hook.follow(look_at_earlier(run_id, time.time), self._log.info)
-        if run is not None and takes_up(
-            run.status,
+        run = self._hook.follow(look_at_earlier(started.workflow_run_id, time.time), self._log.info)
+        step = after_look(
+            started,
+            run,
             fail_on_partial_success=self._task.fail_on_partial_success,
             fail_on_pause=self._task.on_pause == "fail",
-        ):
-            self._log.info("Run %s of an earlier try is %s and is taken up; no new run is started.", run_id, run.status)
-            submission = replace(submission, user=user)
-            started = replace(started, app_id=run.app_id, settled=run.status.is_terminal)
-            self._announce(started, submission)
-            return self._await(started, submission)
-        self._log.info(
-            "Run %s of an earlier try %s; a new run is started.",
-            run_id,
-            f"has ended {run.status}" if run is not None else "is not shown by the server any more",
         )
-        self._ledger.settle()
-        return self._submit(replace(submission, submitted_at=time.time()))
+        if isinstance(step, Wait):
+            submission = replace(submission, user=user)
+        else:
+            self._ledger.settle()
+            submission = replace(submission, submitted_at=time.time())
+        return self._go(step, submission)
 
     def _submit(self, submission: Submission) -> Any:
-        inputs, deadline, ledger = check_inputs(self._task.inputs), self._deadline(submission), self._ledger
         while True:
-            self._submitted_user = submission.user
             try:
-                started = self._hook.create_workflow_run(
-                    inputs,
-                    user=submission.user,
-                    response_mode=self._task.response_mode,
-                    files=self._task.files,  # type: ignore[arg-type]
-                    query=self._task.query,
-                    workflow_id=self._task.workflow_id,
-                    submit_timeout=self._task.submit_timeout,
-                    timeout=max(deadline.left(time.time()), self._task.submit_timeout),
-                    before_send=partial(ledger.intend, submission.user),
-                    on_started=partial(self._announce, submission=submission),
-                )
-            except DifySubmissionUnknownError as error:
-                if not self._can_search:
+                started = self._send(submission)
+            except DifyError as error:
+                step = self._after_failure(error, submission)
+                if isinstance(step, Fail):
                     raise
-                self._log.info(
-                    "Dify has not told which run it started (%s). It is looked for by its user %s.",
-                    error.reason,
-                    submission.user,
-                )
-                return self._search(submission, [submission.user], earlier=False)
-            except DifyRateLimitError as error:
-                self._submitted_user = None
-                ledger.settle()
-                submission = self._await_turn(error, submission, deadline)
-            except DifyError:
-                self._submitted_user = None
-                ledger.settle()
-                raise
             else:
                 return self._await(started, submission)
+            if not isinstance(step, SubmitLater):
+                return self._go(step, submission)
+            submission = self._await_turn(step, submission)
+
+    def _send(self, submission: Submission) -> StartedRun:
+        self._submitted_user = submission.user
+        return self._hook.create_workflow_run(
+            check_inputs(self._task.inputs),
+            user=submission.user,
+            response_mode=self._task.response_mode,
+            files=self._task.files,  # type: ignore[arg-type]
+            query=self._task.query,
+            workflow_id=self._task.workflow_id,
+            submit_timeout=self._task.submit_timeout,
+            timeout=max(self._deadline(submission).left(time.time()), self._task.submit_timeout),
+            before_send=partial(self._ledger.intend, submission.user),
+            on_started=partial(self._announce, submission=submission),
+        )
+
+    def _after_failure(self, error: DifyError, submission: Submission) -> SubmitLater | Search | Fail:
+        if not isinstance(error, DifySubmissionUnknownError):
+            self._submitted_user = None
+            self._ledger.settle()
+        return after_failed_submission(
+            error,
+            submission.user,
+            can_search=self._can_search,
+            waits_its_turn=self._task.on_rate_limit == "wait",
+            attempts=submission.attempts,
+            left=self._deadline(submission).left(time.time()),
+            chance=random.random(),
+        )
 
     def _await(self, started: StartedRun, submission: Submission) -> Any:
         """Wait for a run that has a name: here, or deferred."""
@@ -311,23 +321,19 @@ class Execution:
             ti: Any = self._context["ti"]
             ti.xcom_push(key=URL_XCOM_KEY, value=run_page(self._hook.connection.console_url, app_id))
 
-    def _await_turn(self, error: DifyRateLimitError, submission: Submission, deadline: Deadline) -> Submission:
+    def _await_turn(self, step: SubmitLater, submission: Submission) -> Submission:
         """Let time pass before a rate-limited submission is tried again: asleep here, or deferred."""
-        now = time.time()
-        wait = rate_limit_wait(submission.attempts, error.retry_after, random.random())
-        if self._task.on_rate_limit == "fail" or deadline.left(now) <= wait:
-            raise error
-        self._log.info("Dify takes no further run now; the next submission follows in %.0f s. %s", wait, error)
+        self._log.info(step.why)
         submission = replace(submission, attempts=submission.attempts + 1)
         if self._task.deferrable:
             from airflow_provider_dify.triggers.workflow import DifySubmitLaterTrigger
 
             self._task.defer(
-                trigger=DifySubmitLaterTrigger(now + wait),
+                trigger=DifySubmitLaterTrigger(time.time() + step.seconds),
                 method_name="submit_again",
                 kwargs={"submission": asdict(submission)},
             )
-        time.sleep(wait)
+        time.sleep(step.seconds)
         return submission
 
     def _defer_wait(self, started: StartedRun, deadline: Deadline, submission: Submission) -> NoReturn:

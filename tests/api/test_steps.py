@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,7 +67,9 @@ BEGINNINGS = [
 def test_the_try_begins(
     this_try: TaskTry, kept: Submitted | None, durable: bool, can_search: bool, remembers: bool, step: Any
 ) -> None:
-    assert first_step(this_try, kept, durable=durable, can_search=can_search, remembers=remembers) == step
+    result = first_step(this_try, kept, durable=durable, can_search=can_search, remembers=remembers)
+    assert replace(result, why=None) == step
+    assert bool(result.why) == isinstance(result, Search)
 
 
 UNKNOWN = DifySubmissionUnknownError("?", reason="?")
@@ -112,28 +115,39 @@ def test_a_submission_tells_of_no_run(
         left=left,
         chance=0.5,
     )
-    if isinstance(step, SubmitLater):
-        assert isinstance(result, SubmitLater)
-        assert result.seconds == pytest.approx(step.seconds)
-    else:
+    if isinstance(result, Fail):
         assert result == step
+    elif isinstance(result, SubmitLater):
+        assert isinstance(step, SubmitLater)
+        assert result.seconds == pytest.approx(step.seconds)
+        assert str(error) in str(result.why)
+    else:
+        assert replace(result, why=None) == step
+        assert USER in str(result.why)
+
+
+def searched(result: Any, *, earlier: bool, remembers: bool = True, durable: bool = True) -> Any:
+    return after_search(result, USER, earlier=earlier, submitted=EARLIER, remembers=remembers, durable=durable)
 
 
 @pytest.mark.parametrize("earlier", [True, False], ids=["patience", "deadline"])
 def test_a_search_finds_the_submission_of_this_try_or_of_another(earlier: bool) -> None:
     run = StartedRun(RUN)
-    assert after_search(Found(RUN, USER), USER, earlier=earlier) == Wait(run)
-    assert after_search(Found(RUN, EARLIER), USER, earlier=earlier) == TakeUp(run, EARLIER)
+    assert searched(Found(RUN, USER), earlier=earlier) == Wait(run)
+    assert searched(Found(RUN, EARLIER), earlier=earlier) == TakeUp(run, EARLIER)
 
 
 def test_a_search_with_patience_that_finds_nothing_submits() -> None:
-    assert after_search(NotFound("none"), USER, earlier=True) == Submit("No run of an earlier try is taken up: none.")
+    assert searched(NotFound("none"), earlier=True) == Submit("No run of an earlier try is taken up: none.")
 
 
-def test_a_search_to_the_deadline_that_finds_nothing_never_submits() -> None:
-    step = after_search(NotFound("none"), USER, earlier=False)
+@pytest.mark.parametrize("remembers", [True, False])
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_search_to_the_deadline_that_finds_nothing_never_submits(remembers: bool, durable: bool) -> None:
+    step = searched(NotFound("none"), earlier=False, remembers=remembers, durable=durable)
     assert isinstance(step, Fail)
     assert isinstance(step.error, DifySubmissionUnknownError)
+    assert EARLIER in str(step.error)
 
 
 TAKEN_UP = {
@@ -153,7 +167,8 @@ def test_a_run_of_an_earlier_try_is_waited_for_or_replaced(status: RunStatus, st
     run = WorkflowRun(workflow_run_id=RUN, status=status, inputs={"sys.app_id": "app"})
     step = after_look(STARTED, run, fail_on_partial_success=strict, fail_on_pause=strict)
     if otherwise if strict else lenient:
-        assert step == Wait(StartedRun(RUN, "task", app_id="app", settled=status.is_terminal))
+        why = f"Run {RUN} of an earlier try is {status} and is taken up; no new run is started."
+        assert step == Wait(StartedRun(RUN, "task", app_id="app", settled=status.is_terminal), why)
     else:
         assert step == Submit(f"Run {RUN} of an earlier try has ended {status}; a new run is started.")
 
