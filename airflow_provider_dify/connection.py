@@ -24,7 +24,7 @@ from airflow_provider_dify.fields import (
     SAAS_CONSOLE_URL,
     SAAS_URL,
 )
-from airflow_provider_dify.names import API_CONTRACTS, SERVICE_API
+from airflow_provider_dify.names import API_CONTRACTS, CONN_TYPE, SERVICE_API
 
 HOST_VARIABLES = ("DIFY_API_BASE_URL", "API_BASE_URL")
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
@@ -45,6 +45,13 @@ _OWN_HEADERS = frozenset(
     }
 )
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
+# A scheme without "//", such as "javascript:"; what follows the colon of a host is the number of a port.
+_BARE_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?!\d)")
+_MAX_PORT = 65535
+# What forms store for a field that was left empty.
+_BLANK = frozenset({"", "None"})
+# Airflow 2.11's Test button sends each extra also under the name of its field in the form.
+_FORM_PREFIX = f"extra__{CONN_TYPE}__"
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,7 @@ class DifyConnection:
     :param connect_timeout: Seconds.
     :param read_timeout: Seconds.
     :param headers: Headers for a gateway.
-    :param console_url: Dify's console, without a slash at the end.
+    :param console_url: Dify's console, without a slash at the end; None where only a gateway is known.
     """
 
     base_url: str
@@ -72,7 +79,7 @@ class DifyConnection:
     connect_timeout: float = CONNECT_TIMEOUT_SECONDS
     read_timeout: float = READ_TIMEOUT_SECONDS
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    console_url: str = SAAS_CONSOLE_URL
+    console_url: str | None = SAAS_CONSOLE_URL
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -116,6 +123,9 @@ class DifyConnection:
     ) -> DifyConnection:
         """Check the fields of an Airflow connection.
 
+        Forms send strings: ``"60"``, ``"y"`` and ``"true"`` count as what they stand for, ``""`` and ``"None"``
+        as nothing.
+
         :param conn_id: The connection's id, for the messages.
         :param host: Base URL; empty means ``DIFY_API_BASE_URL``, else ``API_BASE_URL``, else the SaaS.
         :param schema: ``http`` or ``https``, for a host without a scheme.
@@ -127,17 +137,18 @@ class DifyConnection:
         check = _Check(conn_id)
         values = check.extras(extra)
         base = check.base_url(host, schema, port)
+        api_contract = check.contract(values.get("api_contract"))
         return cls(
             base_url=urlunsplit(base),
             api_key=check.api_key(password),
-            api_contract=check.contract(values.get("api_contract")),
+            api_contract=api_contract,
             verify=check.verify(values.get("verify")),
             client_cert=check.client_cert(values.get("client_cert")),
             proxy=check.proxy(values.get("proxy"), base),
             connect_timeout=check.seconds("connect_timeout", values, CONNECT_TIMEOUT_SECONDS),
             read_timeout=check.seconds("read_timeout", values, READ_TIMEOUT_SECONDS),
             headers=check.headers(values.get("headers")),
-            console_url=check.console_url(values.get("console_url"), base),
+            console_url=check.console_url(values.get("console_url"), base if api_contract == SERVICE_API else None),
         )
 
 
@@ -153,6 +164,7 @@ class _Check:
     def extras(self, extra: Any) -> dict[str, Any]:
         if not isinstance(extra, Mapping):
             raise self._error("extra", f"must be a JSON object and is {shape_of(extra)}.")
+        extra = _without_form_names(extra)
         unknown = sorted(str(name) for name in extra if name not in EXTRA_NAMES)
         if unknown:
             close = difflib.get_close_matches(unknown[0], EXTRA_NAMES, n=1)
@@ -160,7 +172,7 @@ class _Check:
             raise self._error(
                 "extra", f"has the unknown name {unknown[0]!r}.{hint} Known names: {', '.join(EXTRA_NAMES)}."
             )
-        return {name: value for name, value in extra.items() if value is not None and value != ""}
+        return {name: value for name, value in extra.items() if value is not None and not _is_blank(value)}
 
     def base_url(self, host: str | None, schema: str | None, port: int | None) -> SplitResult:
         field_name, text = "host", (host or "").strip()
@@ -171,17 +183,18 @@ class _Check:
         schema = (schema or "").strip().lower() or None
         if schema not in (None, "http", "https"):
             raise self._error("schema", f"must be http, https or empty and is {shape_of(schema)}.")
+        if port and not 0 < port <= _MAX_PORT:
+            raise self._error("port", f"must be a whole number from 1 to {_MAX_PORT}, or empty, and is {port}.")
         if "://" not in text:
             text = f"{schema or 'https'}://{text}"
         parts = self._url(text, field_name)
         if parts.port is None and port:
-            parts = self._url(urlunsplit(parts._replace(netloc=f"{parts.netloc.rstrip(':')}:{port}")), "port")
+            parts = parts._replace(netloc=f"{parts.netloc.rstrip(':')}:{port}")
         return parts._replace(path=parts.path.rstrip("/") or DEFAULT_PATH)
 
     def _url(self, text: str, field_name: str) -> SplitResult:
         """Split a URL that must be http(s) and nothing but scheme, host, port and path."""
-        if any(char.isspace() or not char.isprintable() for char in text):
-            raise self._error(field_name, "has white space or a control character in it: remove it.")
+        self._solid(text, field_name)
         parts = _split(text)
         if parts is None:
             raise self._error(field_name, f"is no URL ({shape_of(text)}): give one as {SAAS_URL}.")
@@ -194,6 +207,10 @@ class _Check:
         if not parts.hostname or "\\" in text:
             raise self._error(field_name, "names no host: give an address such as https://dify.example.com.")
         return parts
+
+    def _solid(self, text: str, field_name: str) -> None:
+        if any(char.isspace() or not char.isprintable() for char in text):
+            raise self._error(field_name, "has white space or a control character in it: remove it.")
 
     def api_key(self, password: str | None) -> str:
         if not password or not password.strip():
@@ -269,6 +286,7 @@ class _Check:
                 "must be a URL such as http://proxy.example.com:3128 (http or https; SOCKS is not possible in the "
                 f"triggerer) and is {shape_of(value)}.",
             )
+        self._solid(value.strip(), "proxy")
         return urlunsplit(parts)
 
     def seconds(self, field_name: str, values: Mapping[str, Any], default: float) -> float:
@@ -308,14 +326,30 @@ class _Check:
                 )
         return dict(value)
 
-    def console_url(self, value: Any, base: SplitResult) -> str:
+    def console_url(self, value: Any, base: SplitResult | None) -> str | None:
         if value is None:
+            if base is None:
+                return None
             if base.hostname == urlsplit(SAAS_URL).hostname:
                 return SAAS_CONSOLE_URL
             return f"{base.scheme}://{base.netloc}"
         if not isinstance(value, str):
             raise self._error("console_url", f"must be a URL and is {shape_of(value)}.")
-        return urlunsplit(self._url(value.strip(), "console_url")).rstrip("/")
+        text = value.strip()
+        if text and "://" not in text and not _BARE_SCHEME.match(text):
+            text = f"https://{text}"
+        return urlunsplit(self._url(text, "console_url")).rstrip("/")
+
+
+def _is_blank(value: Any) -> bool:
+    return isinstance(value, str) and value in _BLANK
+
+
+def _without_form_names(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what a form sends under its field's name the name of the extra, unless that is there as well."""
+    fields = {f"{_FORM_PREFIX}{name}": name for name in EXTRA_NAMES}
+    plain = {name: value for name, value in extra.items() if name not in fields}
+    return {fields[name]: value for name, value in extra.items() if name in fields} | plain
 
 
 def _is_header_value(text: str) -> bool:

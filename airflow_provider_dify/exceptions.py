@@ -101,11 +101,17 @@ class DifyTransportError(DifyError):
 
     :param sent: False when it is certain that the server got no complete request, so that sending it
         again cannot start a second run.
+    :param cause: ``name`` (not known to DNS), ``refused``, ``certificate``, ``tls`` or ``timeout``; None for others.
+    :param detail: What OpenSSL says of a certificate or a handshake.
     """
 
-    def __init__(self, message: str = "", *, sent: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self, message: str = "", *, sent: bool = True, cause: str | None = None, detail: str = "", **kwargs: Any
+    ) -> None:
         super().__init__(message, **kwargs)
         self.sent = sent
+        self.cause = cause
+        self.detail = detail
 
 
 class DifyResponseError(DifyError):

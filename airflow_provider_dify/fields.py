@@ -1,4 +1,4 @@
-"""The extra fields of a connection, described once for the form, the checks and the documentation.
+"""The fields of a connection, described once for the forms, the checks and the documentation.
 
 Airflow reads the form while it is being imported itself, so nothing here may import Airflow.
 """
@@ -36,18 +36,25 @@ class ExtraField:
     placeholder: str = ""
 
 
+HOST_LABEL = "Base URL"
+API_KEY_LABEL = "API key"
+# Dify asks for none of these; scheme and port belong to the base URL, and every extra has a field of its own.
+HIDDEN_FIELDS = ("schema", "login", "port", "extra")
+STANDARD_LABELS = {"host": HOST_LABEL, "password": API_KEY_LABEL}
+STANDARD_PLACEHOLDERS = {"host": SAAS_URL, "password": "app-… (Dify: API Access)"}
+
 EXTRA_FIELDS = (
     ExtraField(
         "api_contract",
         "API contract",
         "service-api is Dify's own API; workflow-runs is the asynchronous API of some gateways before it.",
-        {"type": ["string", "null"], "enum": list(API_CONTRACTS), "default": SERVICE_API},
+        {"type": "string", "enum": list(API_CONTRACTS), "default": SERVICE_API},
         SERVICE_API,
     ),
     ExtraField(
         "verify",
         "Verify TLS",
-        "true, false, or the path of a CA bundle that signs the server's certificate.",
+        "true, false, or the path of a CA bundle that signs the server's certificate. Empty means true.",
         {"type": ["string", "boolean", "null"]},
         "true",
     ),
@@ -61,35 +68,38 @@ EXTRA_FIELDS = (
     ExtraField(
         "proxy",
         "Proxy",
-        "URL of an HTTP proxy; empty means the proxy variables of the environment.",
+        "URL of an HTTP proxy, such as http://user:password@proxy.example.com:3128. Empty means the proxy variables "
+        "of the environment.",
         {"type": ["string", "null"], "format": "password"},
         "http://proxy.example.com:3128",
     ),
     ExtraField(
         "connect_timeout",
         "Connect timeout",
-        "Seconds to wait for a connection.",
+        f"Seconds to wait for a connection. Empty means {CONNECT_TIMEOUT_SECONDS:g}.",
         {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT_SECONDS},
         f"{CONNECT_TIMEOUT_SECONDS:g}",
     ),
     ExtraField(
         "read_timeout",
         "Read timeout",
-        "Seconds to wait for an answer, or between two parts of one.",
+        f"Seconds to wait for an answer, or between two parts of one. Empty means {READ_TIMEOUT_SECONDS:g}.",
         {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT_SECONDS},
         f"{READ_TIMEOUT_SECONDS:g}",
     ),
     ExtraField(
         "headers",
         "Gateway headers",
-        "JSON object of headers that a gateway before Dify expects; their values are masked in logs.",
+        'JSON object of headers that a gateway before Dify expects, such as {"X-Gateway-Token": "…"}; their values '
+        "are masked in logs.",
         {"type": ["object", "string", "null"], "additionalProperties": {"type": "string"}},
         '{"X-Gateway-Token": "…"}',
     ),
     ExtraField(
         "console_url",
         "Console URL",
-        "Address of Dify's console, for the link of a task; empty means it is derived from the host.",
+        "Address of Dify's console, for the link of a task. Empty means https://cloud.dify.ai for https://api.dify.ai, "
+        "and otherwise the host of the base URL.",
         {"type": ["string", "null"]},
         SAAS_CONSOLE_URL,
     ),

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from airflow_provider_dify.fields import EXTRA_FIELDS, SAAS_URL
-
-_API_KEY_LABEL = "API key"
-_HOST_LABEL = "Base URL"
+from airflow_provider_dify.fields import EXTRA_FIELDS, HIDDEN_FIELDS, STANDARD_LABELS, STANDARD_PLACEHOLDERS, ExtraField
 
 
 def ui_field_behaviour(*, in_extra: bool = True) -> dict[str, Any]:
@@ -17,11 +13,11 @@ def ui_field_behaviour(*, in_extra: bool = True) -> dict[str, Any]:
     :param in_extra: Spelling of the keys: with hyphens for provider info (3.2+), with underscores for the
         hook's classic method (2.11 to 3.1).
     """
-    placeholders = {"host": SAAS_URL, "password": "app-…"}
+    placeholders = {**STANDARD_PLACEHOLDERS}
     placeholders |= {extra.name: extra.placeholder for extra in EXTRA_FIELDS if extra.placeholder}
     behaviour = {
-        "hidden-fields": ["schema", "login", "port", "extra"],
-        "relabeling": {"host": _HOST_LABEL, "password": _API_KEY_LABEL},
+        "hidden-fields": list(HIDDEN_FIELDS),
+        "relabeling": dict(STANDARD_LABELS),
         "placeholders": placeholders,
     }
     return behaviour if in_extra else {name.replace("-", "_"): value for name, value in behaviour.items()}
@@ -37,14 +33,26 @@ def conn_fields() -> dict[str, Any]:
 
 def form_widgets() -> dict[str, Any]:
     """Return the extra fields as widgets, which the form of Airflow 2.11 to 3.1 reads."""
-    from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextFieldWidget
-    from wtforms import PasswordField, StringField
+    return {extra.name: _widget(extra) for extra in EXTRA_FIELDS}
 
-    widgets: dict[str, Any] = {}
-    for extra in EXTRA_FIELDS:
-        secret = extra.schema.get("format") == "password"
-        kind, widget = (PasswordField, BS3PasswordFieldWidget()) if secret else (StringField, BS3TextFieldWidget())
-        choices = extra.schema.get("enum")
-        text = extra.help + (f" One of {json.dumps(choices)}." if choices else "")
-        widgets[extra.name] = kind(extra.label, description=text, widget=widget)
-    return widgets
+
+def _widget(extra: ExtraField) -> Any:
+    """Return one field of the classic form.
+
+    Airflow 3.0 and 3.1 render these without the packages, from stand-ins that know just the three kinds of
+    field, ``Optional`` and ``any_of``. A number there is a whole one.
+    """
+    from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextFieldWidget
+    from wtforms import IntegerField, PasswordField, StringField
+    from wtforms.validators import Optional, any_of
+
+    schema = extra.schema
+    options: dict[str, Any] = {"description": extra.help, "validators": [Optional()], "widget": BS3TextFieldWidget()}
+    if "enum" in schema:
+        options["validators"].append(any_of(list(schema["enum"])))
+        options["description"] += f" One of: {', '.join(schema['enum'])}."
+        options["default"] = schema["default"]
+    if schema.get("format") == "password":
+        return PasswordField(extra.label, **{**options, "widget": BS3PasswordFieldWidget()})
+    kind = IntegerField if "number" in schema["type"] else StringField
+    return kind(extra.label, **options)

@@ -121,6 +121,11 @@ def test_a_port_or_a_schema_that_is_refused(name: str, value: Any) -> None:
     assert f"field {name}: {must}" in refusal(**{name: value})
 
 
+@pytest.mark.parametrize("port", [-1, 65536, 10**9])
+def test_the_message_about_a_port_is_about_the_port(port: int) -> None:
+    assert refusal(port=port).endswith(f"field port: must be a whole number from 1 to 65535, or empty, and is {port}.")
+
+
 @pytest.mark.parametrize("key", [None, "", " ", "\n"])
 def test_a_connection_without_a_key(key: str | None) -> None:
     assert "field password: is empty: put the app's API key (app-…) there." in refusal(password=key)
@@ -163,6 +168,8 @@ GOOD_EXTRAS: list[tuple[str, Any, Any]] = [
     ("headers", {"X-Empty": ""}, {"X-Empty": ""}),
     ("console_url", "https://console.example.com/", "https://console.example.com"),
     ("console_url", " http://console.example.com:3000/dify// ", "http://console.example.com:3000/dify"),
+    ("console_url", "console.example.com", "https://console.example.com"),
+    ("console_url", " localhost:3000/ ", "https://localhost:3000"),
 ]
 
 
@@ -176,9 +183,19 @@ def test_the_good_extras_are_all_extras() -> None:
     assert {name for name, _, _ in GOOD_EXTRAS} == set(EXTRA_NAMES)
 
 
-@pytest.mark.parametrize("nothing", [None, ""])
+@pytest.mark.parametrize("nothing", [None, "", "None"])
 def test_an_extra_that_the_form_left_empty_has_its_default(nothing: str | None) -> None:
     assert parse(extra=dict.fromkeys(EXTRA_NAMES, nothing)) == parse()
+
+
+def test_the_extras_of_the_classic_forms_test_button() -> None:
+    """It sends strings, each under two names, and leaves empty fields out."""
+    values = {"api_contract": "service-api", "verify": "y", "connect_timeout": "60", "read_timeout": "None"}
+    extra = {f"extra__dify__{name}": value for name, value in values.items()} | values
+    for sent in (extra, {name: value for name, value in extra.items() if name.startswith("extra__")}):
+        connection = parse(extra=sent)
+        assert (connection.verify, connection.connect_timeout, connection.read_timeout) == (True, 60.0, 30.0)
+    assert parse(extra={"extra__dify__verify": "true", "verify": "false"}).verify is False
 
 
 @pytest.mark.usefixtures("pem")
@@ -209,7 +226,7 @@ BAD_EXTRAS: dict[str, list[Any]] = {
     "extra: must be a JSON object and is list of length 1.": [[SECRET]],
     "extra: must be a JSON object and is str of length 14.": [SECRET],
     "extra: has the unknown name 'verfy'. Did you mean 'verify'? Known names: api_contract,": [{"verfy": SECRET}],
-    "extra: has the unknown name '": [{"": SECRET}, {"extra__dify__proxy": ""}, {"VERIFY": True}],
+    "extra: has the unknown name '": [{"": SECRET}, {"extra__dify__prxy": ""}, {"VERIFY": True}],
     "api_contract: must be service-api or workflow-runs and is 'v1'.": [{"api_contract": "v1"}],
     "api_contract: must be service-api or workflow-runs and is list of": [{"api_contract": ["service-api"]}],
     "verify: must be true, false or the path of a CA bundle and is int.": [{"verify": 1}],
@@ -224,6 +241,10 @@ BAD_EXTRAS: dict[str, list[Any]] = {
     "proxy: must be a URL such as http://proxy.example.com:3128 (http or https; SOCKS is not possible in the tr": [
         {"proxy": value.replace("S", SECRET)}
         for value in ("proxy:S", "socks5://me:S@proxy:1080", "http://me:S@", "http://proxy:S", "http://me:S@[::1", " ")
+    ],
+    "field proxy: has white space or a control character in it: remove it.": [
+        {"proxy": value}
+        for value in ("http://pro xy", "http://proxy:1/\x00", "http://me:a b@proxy", "http://proxy/\u202e")
     ],
     " in the triggerer) and is int.": [{"proxy": 3128}],
     " in the triggerer) and is dict of length 1.": [{"proxy": {"https": "http://proxy"}}],
@@ -242,7 +263,7 @@ BAD_EXTRAS: dict[str, list[Any]] = {
     "and is int.": [header("X-T", 7)],
     "and is null.": [header("X-T", None)],
     "console_url: must be a URL and is int.": [{"console_url": 7}],
-    "console_url: has the scheme '": [{"console_url": url} for url in ("console.example.com", "javascript:alert(1)")],
+    "console_url: has the scheme '": [{"console_url": url} for url in ("javascript:alert(1)", "ftp://console")],
     "console_url: has user info in it": [{"console_url": f"https://me:{SECRET}@console"}],
     "console_url: has a query or a fragment in it": [{"console_url": f"https://console/{end}"} for end in "?#"],
     "console_url: has white space": [{"console_url": "https://con sole"}],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -48,6 +49,21 @@ with warnings.catch_warnings(record=True) as caught:
 found["said"] = said + [str(each.message) for each in caught]
 print()
 print(json.dumps(found))
+"""
+
+STAND_INS = """
+import json, sys
+from unittest import mock
+from {module} import HookMetaService as Service
+for name in ("wtforms", "wtforms.validators", "flask_appbuilder", "flask_appbuilder.fieldwidgets"):
+    sys.modules[name] = mock.MagicMock()
+wtforms, validators = sys.modules["wtforms"], sys.modules["wtforms.validators"]
+for kind in ("String", "Integer", "Password"):
+    setattr(wtforms, kind + "Field", getattr(Service, "Mock" + kind + "Field"))
+validators.Optional, validators.any_of = Service.MockOptional, Service.MockEnum
+from airflow_provider_dify.hooks.dify import DifyHook
+print()
+print(json.dumps({{name: field.param.dump() for name, field in DifyHook.get_connection_form_widgets().items()}}))
 """
 
 
@@ -132,6 +148,8 @@ def test_the_form_has_every_extra() -> None:
         jsonschema.Draft7Validator.check_schema(schema)
         # A choice has a default, every other field may be left empty.
         jsonschema.validate(schema["default"] if "enum" in schema else None, schema)
+        if "enum" in schema:
+            assert schema["type"] == "string"
 
 
 def test_the_classic_form_has_every_extra() -> None:
@@ -142,6 +160,56 @@ def test_the_classic_form_has_every_extra() -> None:
     for extra in EXTRA_FIELDS:
         assert widgets[extra.name].args[0] == extra.label
         assert widgets[extra.name].kwargs["description"].startswith(extra.help)
+    kinds = {name: widget.field_class.__name__ for name, widget in widgets.items()}
+    numbers, secret = {"connect_timeout", "read_timeout"}, {"proxy"}
+    assert {name for name, kind in kinds.items() if kind == "IntegerField"} == numbers
+    assert {name for name, kind in kinds.items() if kind == "PasswordField"} == secret
+    assert {kind for name, kind in kinds.items() if name not in numbers | secret} == {"StringField"}
+
+
+def test_the_classic_form_takes_choices_numbers_and_nothing() -> None:
+    wtforms = pytest.importorskip("wtforms", reason="the classic form's packages are not installed")
+    pytest.importorskip("flask_appbuilder", reason="the classic form's packages are not installed")
+    form_class = type("ConnectionForm", (wtforms.Form,), DifyHook.get_connection_form_widgets())
+
+    def errors(**fields: str) -> set[str]:
+        form = form_class(_FormData(fields))
+        return set() if form.validate() else set(form.errors)
+
+    assert form_class().data["api_contract"] == "service-api"
+    assert errors(**dict.fromkeys(EXTRA_NAMES, "")) == set()
+    assert errors(api_contract="workflow-runs", connect_timeout="60", verify="false") == set()
+    assert errors(api_contract="v1", connect_timeout="soon") == {"api_contract", "connect_timeout"}
+
+
+class _FormData(dict[str, str]):
+    """A posted form as wtforms reads it."""
+
+    def getlist(self, name: str) -> list[str]:
+        return [self[name]] if name in self else []
+
+
+def test_the_form_of_airflow_3_without_the_classic_forms_packages() -> None:
+    """Airflow 3.0 and 3.1 read the classic methods with stand-ins for the packages that they do not have."""
+    connections = pytest.importorskip("airflow.api_fastapi.core_api.services.ui.connections", reason="Airflow 3 only")
+    if importlib.util.find_spec("wtforms"):
+        pytest.skip("the packages are installed")
+    done = subprocess.run(
+        [sys.executable, "-c", STAND_INS.format(module=connections.__name__)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    fields = json.loads(done.stdout.splitlines()[-1])
+    assert list(fields) == list(EXTRA_NAMES)
+    assert fields["api_contract"]["schema"]["enum"] == ["service-api", "workflow-runs"]
+    assert fields["connect_timeout"]["schema"]["type"] == ["integer", "null"]
+    assert fields["proxy"]["schema"]["format"] == "password"
+    assert {name: field["schema"]["title"] for name, field in fields.items()} == {
+        extra.name: extra.label for extra in EXTRA_FIELDS
+    }
 
 
 def test_both_forms_behave_alike() -> None:
@@ -150,3 +218,28 @@ def test_both_forms_behave_alike() -> None:
     assert set(behaviour["hidden-fields"]) < STANDARD_FIELDS
     assert set(behaviour["relabeling"]) == {"host", "password"}
     assert set(behaviour["placeholders"]) <= STANDARD_FIELDS | set(EXTRA_NAMES)
+
+
+LISTED = {
+    "hooks": "airflow_provider_dify.hooks.dify.DifyHook",
+    "links": "airflow_provider_dify.links.dify.DifyRunLink",
+    "widgets": "extra__dify__console_url",
+    "behaviours": "dify",
+}
+
+
+@pytest.mark.parametrize("kind", LISTED)
+def test_the_command_line_lists_it_without_a_warning(kind: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "airflow", "providers", kind, "--output", "plain"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert LISTED[kind] in done.stdout
+    said = [line for line in [*done.stdout.splitlines(), *done.stderr.splitlines()] if "dify" in line.lower()]
+    loud = [line for line in said if any(word in line.lower() for word in ("warn", "error", "exception"))]
+    # Airflow 2.11 warns of itself, with a path that may well contain the name of the project's folder.
+    assert [line for line in loud if "site-packages/airflow/" not in line] == []

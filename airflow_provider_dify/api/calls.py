@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 from urllib.parse import quote, urlencode
@@ -421,7 +421,7 @@ def _run_look(path: str, run_id: str) -> Operation[WorkflowRun]:
     call = Call("GET", path, f"Reading run {run_id}")
 
     def parse(answer: Answer) -> WorkflowRun:
-        return runs.parse_run(read_json(answer, call.what), run_id)
+        return replace(runs.parse_run(read_json(answer, call.what), run_id), server_version=answer.server_version)
 
     return _RunLook(call, parse)
 

@@ -52,6 +52,13 @@ _AGAIN_SAME = "A retry would be answered the same way, so the task is not retrie
 _AGAIN_HELPS = "A retry of the task may succeed."
 
 
+def without_retry_advice(message: str) -> str:
+    """Return the message of an error without what it says of a task's retry, for where there is no task."""
+    for advice in (_AGAIN_SAME, _AGAIN_HELPS):
+        message = message.removesuffix(advice)
+    return message.rstrip()
+
+
 @dataclass(frozen=True)
 class Answer:
     """One HTTP answer, read to its end.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
+from airflow_provider_dify.api import diagnosis
 from airflow_provider_dify.api.calls import LOGS_MAX_LIMIT, ApiContract, Operation
-from airflow_provider_dify.api.runs import LoggedRun
+from airflow_provider_dify.api.runs import AppInfo, LoggedRun
 from airflow_provider_dify.api.values import shape_of
-from airflow_provider_dify.exceptions import DifyInvalidInputError, DifyNotFoundError
+from airflow_provider_dify.exceptions import DifyError, DifyInvalidInputError, DifyRunNotFoundError
 from airflow_provider_dify.names import WORKFLOW_RUNS
 
 T = TypeVar("T")
@@ -39,21 +41,25 @@ def find_runs(api: ApiContract, filters: Mapping[str, Any], limit: int) -> Flow[
         number += 1
 
 
-def test_connection(api: ApiContract) -> Flow[tuple[bool, str]]:
-    """Ask whatever tells that the connection can run workflows; errors come out as they are."""
-    if api.name == WORKFLOW_RUNS:
-        try:
-            yield api.get_run(_PROBE_RUN_ID)
-        except DifyNotFoundError as error:
-            if error.code is None and "HTML" in error.message:
-                raise
-        return True, "The gateway knows the API key. Its workflow-runs contract tells nothing about the app."
-    info = yield api.info()
-    if info.mode is not None and info.mode != "workflow":
-        return False, (
-            f"The key is of the app {info.name!r}, which is of the type {info.mode}: only apps of the type workflow "
-            "can be run. Use the API key of a workflow app."
-        )
-    yield api.parameters()
-    server = f"Dify {info.server_version}" if info.server_version else "Dify (version not told)"
-    return True, f"Connected to the workflow app {info.name!r} on {server}."
+def test_connection(api: ApiContract, base_url: str) -> Flow[tuple[bool, str]]:
+    """Ask whatever tells that the connection can run workflows, and say what came of it.
+
+    :param base_url: Where the API's routes begin, for the message.
+    """
+    app: AppInfo | None = None
+    try:
+        if api.name == WORKFLOW_RUNS:
+            return True, (yield from _known_to_gateway(api))
+        app = yield api.info()
+        if app.mode is not None and app.mode != "workflow":
+            return False, diagnosis.wrong_mode(app)
+        yield api.parameters()
+        return True, diagnosis.success(app)
+    except DifyError as error:
+        return False, diagnosis.problem(error, base_url, app)
+
+
+def _known_to_gateway(api: ApiContract) -> Flow[str]:
+    with suppress(DifyRunNotFoundError):
+        yield api.get_run(_PROBE_RUN_ID)
+    return diagnosis.success_of_gateway()

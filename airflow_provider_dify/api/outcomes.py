@@ -25,12 +25,15 @@ LEFT_BEHIND = "It was not stopped and runs on: a retry of the task starts a seco
 SAME_RUN = "A retry of this sensor looks at the same run again; start a new one with the task that runs the workflow."
 
 
-def outputs_of(run: WorkflowRun, *, fail_on_partial_success: bool, on_retry: str = NEW_RUN) -> dict[str, Any]:
+def outputs_of(
+    run: WorkflowRun, *, fail_on_partial_success: bool, on_retry: str = NEW_RUN, failed_step: str | None = None
+) -> dict[str, Any]:
     """Return the outputs of a run that has ended.
 
     :param run: A run of a terminal status.
     :param fail_on_partial_success: Whether ``partial-succeeded`` is a failure.
     :param on_retry: What a retry of the task does, for the message.
+    :param failed_step: A sentence about the step that failed, where it is known.
     :raises DifyRunFailedError: It failed.
     :raises DifyRunStoppedError: It was stopped.
     :raises DifyRunPartialSuccessError: It succeeded partially, and that is to fail.
@@ -38,7 +41,8 @@ def outputs_of(run: WorkflowRun, *, fail_on_partial_success: bool, on_retry: str
     known: dict[str, Any] = {"workflow_run_id": run.workflow_run_id}
     text = excerpt(run.error, 2000).rstrip(".") if run.error else "no error text was given"
     if run.status is RunStatus.FAILED:
-        raise DifyRunFailedError(f"Dify run {run.workflow_run_id} failed: {text}. {on_retry}", **known)
+        step = f" {failed_step}" if failed_step else ""
+        raise DifyRunFailedError(f"Dify run {run.workflow_run_id} failed: {text}.{step} {on_retry}", **known)
     if run.status is RunStatus.STOPPED:
         raise DifyRunStoppedError(
             f"Dify run {run.workflow_run_id} was stopped: {text}. A person, a stop request or one of Dify's "

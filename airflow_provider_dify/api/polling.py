@@ -88,9 +88,13 @@ class Wait:
 
 @dataclass(frozen=True)
 class Ended:
-    """The run has ended."""
+    """The run has ended.
+
+    :param failed_step: A sentence about the step that failed, where its events were followed.
+    """
 
     run: WorkflowRun
+    failed_step: str | None = None
 
 
 @dataclass(frozen=True)

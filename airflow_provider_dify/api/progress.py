@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from airflow_provider_dify.api.polling import Look
+from airflow_provider_dify.api.polling import Deadline, Look
 from airflow_provider_dify.api.runs import RunStatus, WorkflowRun
 from airflow_provider_dify.api.values import excerpt
 
@@ -38,6 +38,45 @@ class Progress:
         if again:
             state = state.replace("is ", "is still ", 1)
         return f"Dify run {self.workflow_run_id} {state} after {max(now - self.since, 0):.0f} s."
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What is known of a run when the wait for it begins.
+
+    :param workflow_run_id: The run.
+    :param base_url: The server.
+    :param server_version: Its version; None where it does not tell.
+    :param app_id: The app; None where the server does not tell.
+    :param user: The ``user`` of the submission; None where the task has not submitted it.
+    :param url: The page that the task links to.
+    :param deadline: When waiting ends; None where nobody waits.
+    """
+
+    workflow_run_id: str
+    base_url: str
+    server_version: str | None = None
+    app_id: str | None = None
+    user: str | None = None
+    url: str | None = None
+    deadline: Deadline | None = None
+
+    def lines(self, now: float) -> list[str]:
+        """Return the block at the beginning of the log, a line for each fact that is known."""
+        version = f"Dify {excerpt(self.server_version, 20)}" if self.server_version else "Dify (version not told)"
+        deadline = None
+        if self.deadline is not None:
+            deadline = f"{self.deadline}, in {max(self.deadline.left(now), 0):.0f} s"
+        facts = {
+            "server": f"{version} at {self.base_url}",
+            "app": self.app_id and excerpt(self.app_id, 80),
+            "user": self.user,
+            "link": self.url,
+            "deadline": deadline,
+        }
+        width = max(map(len, facts)) + 1
+        known = [f"  {f'{name}:':<{width}} {fact}" for name, fact in facts.items() if fact]
+        return [f"Dify run {self.workflow_run_id}", *known]
 
 
 def closing_line(run: WorkflowRun) -> str:

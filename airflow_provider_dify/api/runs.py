@@ -69,6 +69,7 @@ class WorkflowRun:
     :param finished_at: Unix seconds; None until the run has ended.
     :param task_id: The id that a stop needs; only streams and blocking answers tell it.
     :param reasons: Why a run is paused, as the blocking answer or the pause event lists it.
+    :param server_version: The server's version, from the ``x-version`` header of a look; None without one.
     """
 
     workflow_run_id: str
@@ -84,6 +85,7 @@ class WorkflowRun:
     finished_at: int | None = None
     task_id: str | None = None
     reasons: tuple[dict[str, Any], ...] = ()
+    server_version: str | None = None
 
     @property
     def app_id(self) -> str | None:

@@ -1,204 +1,283 @@
-"""What a try of a task does next: the state machine of submissions, searches and tries, as pure functions.
+"""The steps of a run, from its events: a line as each happens, a table at the end, and the step that failed.
 
-Each step tells the log why, where that is not plain.
-
-======================  ==========================================================  ==========================
-State                   Input                                                       Step
-======================  ==========================================================  ==========================
-the try begins          ``durable=False``                                           submit
-the try begins          an earlier try has left the id of its run                   take up that run
-the try begins          an earlier try may have submitted, and left no id           search to the deadline
-the try begins          nothing was left, and that is certain                       submit
-the try begins          a retry, and nothing would have been left                   search with patience
-the try begins          no search is possible                                       submit
-submitted               started                                                     wait
-submitted               rate-limited                                                submit later, or fail
-submitted               refused                                                     fail
-submitted               unknown                                                     search to the deadline
-submitted               unknown, and no search is possible                          fail
-searched                found the submission of this try                            wait
-searched                found that of an earlier try                                take up that run
-searched with patience  not found                                                   submit
-searched to deadline    not found                                                   fail: never a second POST
-looked at an earlier    active, or ended with outputs of use                        wait
-looked at an earlier    ended otherwise, or gone                                    submit
-======================  ==========================================================  ==========================
+Titles, errors and texts are the workflow's and the server's own: every one is cut, put on one line and freed
+of what is not printable before it gets into a log.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
-from airflow_provider_dify.api.attempts import Submitted, TaskTry, takes_up
-from airflow_provider_dify.api.finding import FindResult, NotFound
-from airflow_provider_dify.api.runs import StartedRun, WorkflowRun
-from airflow_provider_dify.api.submission import rate_limit_wait, unresolved_error
-from airflow_provider_dify.exceptions import DifyError, DifyRateLimitError, DifySubmissionUnknownError
+from airflow_provider_dify.api.events import TEXT_CHUNK, WORKFLOW_FINISHED, WORKFLOW_PAUSED, Event
+from airflow_provider_dify.api.values import excerpt, int_or_none, number_or_none, text_or_none
+
+MAX_STEPS = 500
+"""Steps that are told one by one; an iteration over a long list has no end that a log could hold."""
+TABLE_ROWS = 100
+TEXT_CHARS = 1000
+MAX_DEPTH = 5
+
+_TITLE_CHARS = 60
+_TYPE_CHARS = 30
+_ERROR_CHARS = 500
+_STARTED = frozenset({"node_started", "iteration_started", "loop_started"})
+_FINISHED = frozenset({"node_finished", "iteration_completed", "loop_completed"})
+_NEXT = frozenset({"iteration_next", "loop_next"})
+_CONTAINERS = frozenset({"iteration", "loop"})
 
 
-@dataclass(frozen=True)
-class Submit:
-    """Send a submission: it is certain, or as certain as can be, that there is no run."""
+@dataclass
+class Step:
+    """One execution of a node.
 
-    why: str | None = None
-
-
-@dataclass(frozen=True)
-class SubmitLater:
-    """Let time pass and submit then, since no run was accepted now.
-
-    :param seconds: How long.
+    :param node_id: The node.
+    :param title: Its title, fit for a log.
+    :param node_type: Its type, fit for a log.
+    :param parents: Ids of the iteration and the loop that it belongs to.
+    :param status: As Dify writes it: ``succeeded``, ``failed``, ``exception`` (handled), ``retry``, ``paused``.
+    :param seconds: Time it took; None while it is at work.
+    :param tokens: Tokens used; None where nothing is told.
+    :param error: Error text, fit for a log.
     """
 
-    seconds: float
-    why: str | None = None
+    node_id: str
+    title: str
+    node_type: str
+    parents: tuple[str, ...] = ()
+    status: str = "running"
+    seconds: float | None = None
+    tokens: int | None = None
+    error: str = ""
+    told_start: bool = False
+
+    @property
+    def name(self) -> str:
+        """Title and type."""
+        return f"{self.title} ({self.node_type})"
 
 
-@dataclass(frozen=True)
-class Search:
-    """Look for a run by its markers.
+@dataclass
+class _Text:
+    head: str = ""
+    chars: int = 0
 
-    :param markers: The ``user`` values, the latest first.
-    :param earlier: Whether it is not even known that there was a submission: then patience ends the search, and
-        otherwise the deadline.
+
+@dataclass
+class StepLog:
+    """Collects a run's steps; events may come twice, out of order, or not at all.
+
+    :param workflow_run_id: The run.
+    :param redact: Takes the connection's secrets out of a text.
     """
 
-    markers: tuple[str, ...]
-    earlier: bool
-    why: str | None = None
+    workflow_run_id: str
+    redact: Callable[[str], str] = str
+    _steps: dict[str, Step] = field(default_factory=dict)
+    _texts: dict[str, _Text] = field(default_factory=dict)
+    _rounds: dict[str, int] = field(default_factory=dict)
+    _failed: Step | None = None
+    _untold: int = 0
+
+    def take(self, events: Iterable[Event]) -> list[str]:
+        """Take events and return the lines to log. A start whose end is among them too is not told."""
+        lines: list[str] = []
+        fresh: list[Step] = []
+        for event in events:
+            if event.event in _STARTED:
+                step = self._started(event)
+                if step is not None:
+                    fresh.append(step)
+                continue
+            # What a step does is told after its start.
+            if event.event in _NEXT or event.event == "node_retry":
+                lines += self._starts(fresh)
+            if event.event in _FINISHED:
+                ended = self._finished(event)
+                if ended is not None:
+                    lines += self._starts([step for step in fresh if step is not ended and _holds(step, ended)])
+                    lines += self._said(ended.node_id)
+                    lines.append(self._line(ended, _outcome(ended)))
+            elif event.event in _NEXT:
+                lines += self._next(event)
+            elif event.event == "node_retry":
+                lines += self._retry(event)
+            elif event.event == TEXT_CHUNK:
+                self._collect(event)
+            elif event.event in (WORKFLOW_FINISHED, WORKFLOW_PAUSED):
+                lines += self._starts(fresh)
+                lines += self._all_said()
+        return lines + self._starts(fresh)
+
+    def closing(self) -> list[str]:
+        """Return what is left to say when the wait ends: streamed text, and the table of the steps."""
+        return self._all_said() + self.table()
+
+    def table(self) -> list[str]:
+        """Return the steps as a table, a line for each; empty where none is known."""
+        if not self._steps:
+            return []
+        shown = list(self._steps.values())[:TABLE_ROWS]
+        rows = [("#", "step", "type", "status", "seconds", "tokens")]
+        for number, step in enumerate(shown, 1):
+            rows.append(
+                (
+                    str(number),
+                    "  " * self._depth(step) + step.title,
+                    step.node_type,
+                    step.status,
+                    "-" if step.seconds is None else f"{step.seconds:.1f}",
+                    "-" if step.tokens is None else str(step.tokens),
+                )
+            )
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = [f"Steps of Dify run {self.workflow_run_id}:"]
+        for row in rows:
+            cells = [
+                text.rjust(width) if column in (0, 4, 5) else text.ljust(width)
+                for column, (text, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            lines.append("  " + "  ".join(cells).rstrip())
+        more = len(self._steps) - len(shown) + self._untold
+        return [*lines, f"  … and {more} more"] if more else lines
+
+    def failure(self, run_error: str | None) -> str | None:
+        """Return a sentence about the step that failed, or None where none is known.
+
+        :param run_error: The run's error text, which is not said twice.
+        """
+        step = self._failed
+        if step is None:
+            return None
+        known = step.error and step.error in excerpt(self.redact(run_error or ""), 10 * _ERROR_CHARS)
+        error = f": {step.error.rstrip('.')}" if step.error and not known else ""
+        return f"The failed step is {step.name}{error}."
+
+    def _clean(self, value: Any, limit: int, default: str = "") -> str:
+        text = text_or_none(value)
+        return (excerpt(self.redact(text), limit) if text else "") or default
+
+    def _step(self, event: Event) -> Step | None:
+        """Return the step that an event is about, a new one where it was not known."""
+        data = event.data
+        node_id = text_or_none(data.get("node_id")) or text_or_none(data.get("id"))
+        if node_id is None:
+            return None
+        kind = self._clean(data.get("node_type"), _TYPE_CHARS, "unknown type")
+        # Live events name an iteration by its node, replayed ones by its execution.
+        execution = None if kind in _CONTAINERS else text_or_none(data.get("id"))
+        key = execution or f"node {node_id}"
+        step = self._steps.get(key)
+        if step is None:
+            title = self._clean(data.get("title"), _TITLE_CHARS, self._clean(node_id, _TITLE_CHARS))
+            parents = (text_or_none(data.get("iteration_id")), text_or_none(data.get("loop_id")))
+            step = Step(node_id, title, kind, tuple(parent for parent in parents if parent and parent != node_id))
+            if len(self._steps) >= MAX_STEPS:
+                return self._one_too_many(step, event)
+            self._steps[key] = step
+        return step
+
+    def _one_too_many(self, step: Step, event: Event) -> Step | None:
+        if event.event in _FINISHED:
+            self._untold += 1
+            if event.data.get("status") == "failed":
+                # That a run fails is worth a line however many steps it has.
+                return step
+        return None
+
+    def _started(self, event: Event) -> Step | None:
+        step = self._step(event)
+        return step if step is not None and step.status == "running" and not step.told_start else None
+
+    def _starts(self, fresh: list[Step]) -> list[str]:
+        """Tell the starts that were not told yet, of steps that are at work."""
+        lines = []
+        for step in fresh:
+            if step.status == "running" and not step.told_start:
+                step.told_start = True
+                lines.append(self._line(step, "started"))
+        return lines
+
+    def _finished(self, event: Event) -> Step | None:
+        step, data = self._step(event), event.data
+        status = self._clean(data.get("status"), 20, "succeeded")
+        # A step that asked a human ends again, and the past is told again to each new stream.
+        if step is None or step.status not in ("running", "paused") or step.status == status:
+            return None
+        step.status = status
+        step.seconds = number_or_none(data.get("elapsed_time"))
+        metadata = data.get("execution_metadata")
+        tokens = data.get("total_tokens")
+        if tokens is None and isinstance(metadata, dict):
+            tokens = metadata.get("total_tokens")
+        step.tokens = int_or_none(tokens)
+        step.error = self._clean(data.get("error"), _ERROR_CHARS)
+        if step.status == "failed" and self._failed is None:
+            self._failed = step
+        return step
+
+    def _next(self, event: Event) -> list[str]:
+        step = self._step(event)
+        number = int_or_none(event.data.get("index"))
+        if step is None or number is None or number <= self._rounds.get(step.node_id, -1):
+            return []
+        self._rounds[step.node_id] = number
+        if len(self._steps) >= MAX_STEPS or not 0 <= number < MAX_STEPS:
+            return []
+        return [self._line(step, f"round {number + 1}")]
+
+    def _retry(self, event: Event) -> list[str]:
+        step = self._step(event)
+        if step is None:
+            return []
+        error = self._clean(event.data.get("error"), _ERROR_CHARS, "no error text")
+        number = int_or_none(event.data.get("retry_index"))
+        return [self._line(step, f"retry{'' if number is None else f' {number:.0f}'} after: {error}")]
+
+    def _collect(self, event: Event) -> None:
+        text, selector = text_or_none(event.data.get("text")), event.data.get("from_variable_selector")
+        source = text_or_none(selector[0]) if isinstance(selector, list) and selector else None
+        if text is None or (source not in self._texts and len(self._texts) >= MAX_STEPS):
+            return
+        collected = self._texts.setdefault(source or "", _Text())
+        collected.head += text[: max(0, 4 * TEXT_CHARS - len(collected.head))]
+        collected.chars += len(text)
+
+    def _said(self, node_id: str) -> list[str]:
+        text = self._texts.pop(node_id, None)
+        shown = excerpt(self.redact(text.head), TEXT_CHARS) if text is not None else ""
+        if text is None or not shown:
+            return []
+        step = next((step for step in reversed(list(self._steps.values())) if step.node_id == node_id), None)
+        more = f" ({text.chars} characters)" if shown.endswith("…") else ""
+        if step is None:
+            return [f"Dify step: {self._clean(node_id, _TITLE_CHARS, 'the run')}: text{more}: {shown}"]
+        return [self._line(step, f"text{more}: {shown}")]
+
+    def _all_said(self) -> list[str]:
+        return [line for node_id in list(self._texts) for line in self._said(node_id)]
+
+    def _depth(self, step: Step) -> int:
+        depth, parents = 0, step.parents
+        while parents and depth < MAX_DEPTH:
+            depth += len(parents)
+            above = [self._steps[key] for parent in parents if (key := f"node {parent}") in self._steps]
+            parents = tuple(parent for each in above for parent in each.parents if parent not in step.parents)
+        return min(depth, MAX_DEPTH)
+
+    def _line(self, step: Step, what: str) -> str:
+        return f"Dify step: {'  ' * self._depth(step)}{step.name}: {what}"
 
 
-@dataclass(frozen=True)
-class TakeUp:
-    """Look at the run of an earlier try, and go on with it where it is of use.
-
-    :param run: The run.
-    :param marker: The ``user`` of its submission.
-    """
-
-    run: StartedRun
-    marker: str
-    why: str | None = None
+def _holds(container: Step, step: Step) -> bool:
+    return container.node_id in step.parents
 
 
-@dataclass(frozen=True)
-class Wait:
-    """Wait for the end of the run, whose id is known.
-
-    :param run: The run.
-    """
-
-    run: StartedRun
-    why: str | None = None
-
-
-@dataclass(frozen=True)
-class Fail:
-    """End the try.
-
-    :param error: The exception.
-    """
-
-    error: DifyError
-
-
-def first_step(
-    this_try: TaskTry, kept: Submitted | None, *, durable: bool, can_search: bool, remembers: bool
-) -> Submit | Search | TakeUp:
-    """Return how a try begins.
-
-    :param kept: What an earlier try of this life has left in the task state store.
-    :param durable: Whether a try takes up what earlier ones have left.
-    :param can_search: Whether runs can be told by their ``user`` and be listed.
-    :param remembers: Whether there is a store, in which a submission would have been left.
-    """
-    if not durable:
-        return Submit()
-    if kept is not None and kept.workflow_run_id is not None:
-        return TakeUp(StartedRun(kept.workflow_run_id, kept.task_id), kept.marker)
-    if not can_search:
-        return Submit()
-    if kept is not None:
-        why = "An earlier try has submitted a run and did not learn its id: it is looked for."
-        return Search((kept.marker,), earlier=False, why=why)
-    markers = tuple(this_try.earlier_markers())
-    if remembers or not markers:
-        return Submit()
-    why = "This is a retry: runs of earlier tries are looked for before a new one is started."
-    return Search(markers, earlier=True, why=why)
-
-
-def after_failed_submission(
-    error: DifyError,
-    user: str,
-    *,
-    can_search: bool,
-    waits_its_turn: bool,
-    attempts: int,
-    left: float,
-    chance: float,
-) -> SubmitLater | Search | Fail:
-    """Return what follows a submission that did not tell of a run.
-
-    :param error: What it ended with.
-    :param user: The ``user`` of the submission.
-    :param can_search: Whether runs can be told by their ``user`` and be listed.
-    :param waits_its_turn: Whether a rate-limited submission is sent again.
-    :param attempts: Submissions of this try that were rate-limited before.
-    :param left: Seconds to the deadline.
-    :param chance: A random number from 0 to 1.
-    """
-    if isinstance(error, DifySubmissionUnknownError) and can_search:
-        why = f"Dify has not told which run it started ({error.reason}). It is looked for by its user {user}."
-        return Search((user,), earlier=False, why=why)
-    if isinstance(error, DifyRateLimitError) and waits_its_turn:
-        seconds = rate_limit_wait(attempts, error.retry_after, chance)
-        if seconds < left:
-            why = f"Dify takes no further run now; the next submission follows in {seconds:.0f} s. {error}"
-            return SubmitLater(seconds, why)
-    return Fail(error)
-
-
-def after_search(
-    result: FindResult, user: str, *, earlier: bool, submitted: str, remembers: bool, durable: bool
-) -> Submit | TakeUp | Wait | Fail:
-    """Return what follows a search.
-
-    :param result: How it ended.
-    :param user: The ``user`` of this try.
-    :param earlier: As in ``Search``.
-    :param submitted: The ``user`` of the submission that is in doubt; an earlier try's, where that has submitted.
-    :param remembers: Whether the next try will know of that submission.
-    :param durable: Whether the next try looks for it at all.
-    """
-    if isinstance(result, NotFound):
-        if earlier:
-            return Submit(f"No run of an earlier try is taken up: {result.reason}.")
-        return Fail(unresolved_error(result.reason, submitted, remembered=remembers, durable=durable))
-    run = StartedRun(result.workflow_run_id)
-    return Wait(run) if result.marker == user else TakeUp(run, result.marker)
-
-
-def after_look(
-    started: StartedRun, run: WorkflowRun | None, *, fail_on_partial_success: bool, fail_on_pause: bool
-) -> Submit | Wait:
-    """Return what follows a look at the run of an earlier try.
-
-    :param started: The run as it was left.
-    :param run: What the server shows of it; None for nothing.
-    """
-    run_id = started.workflow_run_id
-    if run is None:
-        return Submit(f"Run {run_id} of an earlier try is not shown by the server any more; a new run is started.")
-    if not takes_up(run.status, fail_on_partial_success=fail_on_partial_success, fail_on_pause=fail_on_pause):
-        return Submit(f"Run {run_id} of an earlier try has ended {run.status}; a new run is started.")
-    return Wait(
-        StartedRun(
-            run_id,
-            started.task_id,
-            app_id=run.app_id,
-            server_version=started.server_version,
-            settled=run.status.is_terminal,
-        ),
-        f"Run {run_id} of an earlier try is {run.status} and is taken up; no new run is started.",
-    )
+def _outcome(step: Step) -> str:
+    parts = [step.status]
+    if step.seconds is not None:
+        parts.append(f"{step.seconds:.1f} s")
+    if step.tokens:
+        parts.append(f"{step.tokens} token{'s' if step.tokens != 1 else ''}")
+    return ", ".join(parts) + (f": {step.error}" if step.error else "")

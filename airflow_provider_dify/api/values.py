@@ -27,9 +27,14 @@ def decode_json(body: bytes | str, what: str) -> Any:
 
 
 def excerpt(body: bytes | str, limit: int = EXCERPT_CHARS) -> str:
-    """Return the beginning of a text on one line, for a message."""
+    """Return the beginning of a text on one line, for a message or a log.
+
+    What is not printable (an escape sequence of a terminal, a mark that turns the direction of writing) is
+    replaced: a text from a server must not change how a log is shown.
+    """
     text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
     text = " ".join(text[: 4 * limit].split())
+    text = "".join(char if char.isprintable() else "\ufffd" for char in text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

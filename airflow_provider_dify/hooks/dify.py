@@ -25,6 +25,7 @@ from airflow_provider_dify.api.calls import (
 )
 from airflow_provider_dify.api.events import Event, EventDecoder, task_id_in
 from airflow_provider_dify.api.flows import Flow, find_runs, test_connection
+from airflow_provider_dify.api.following import ReadEvents
 from airflow_provider_dify.api.inputs import check_files, check_inputs, check_query, check_user
 from airflow_provider_dify.api.pauses import PAUSE_EVENTS_SECONDS, PauseReader
 from airflow_provider_dify.api.polling import Look
@@ -48,6 +49,7 @@ from airflow_provider_dify.exceptions import (
     DifyResponseError,
     DifyTransportError,
 )
+from airflow_provider_dify.hooks.following import AsyncFollowing, SyncFollowing
 from airflow_provider_dify.hooks.masking import mask_secrets
 from airflow_provider_dify.names import CONN_TYPE, DEFAULT_CONN_NAME, HOOK_NAME, WORKFLOW_RUNS
 
@@ -174,6 +176,10 @@ class DifyHook(BaseHook):
         """Return the operations of the connection's API contract."""
         return contract((await self.aconnection()).api_contract)
 
+    async def aget_conn(self) -> AsyncTransport:
+        """Return the transport that the event loop's operations use."""
+        return await self._atransport()
+
     async def _atransport(self) -> AsyncTransport:
         if self._async_transport is None:
             from airflow_provider_dify.hooks.http_async import AsyncTransport
@@ -190,6 +196,11 @@ class DifyHook(BaseHook):
         """Close the event loop's pooled connections."""
         if self._async_transport is not None:
             await self._async_transport.close()
+
+    def redact(self, text: str) -> str:
+        """Return a text of the server without the connection's secrets; unchanged before there is a connection."""
+        connection = self._async_connection or self.__dict__.get("connection")
+        return connection.redact(text) if isinstance(connection, DifyConnection) else text
 
     @contextmanager
     def _redacted(self, connection: DifyConnection) -> Iterator[None]:
@@ -533,11 +544,16 @@ class DifyHook(BaseHook):
             return await self._asend((await self.aapi()).upload(upload, check_user(user)))
 
     def test_connection(self) -> tuple[bool, str]:
-        """Tell whether the connection can run workflows, and what to do where it cannot."""
+        """Tell whether the connection can run workflows, and what to do where it cannot.
+
+        Nothing is run, and no request is repeated, since a person waits for the answer.
+        """
         try:
-            return self._drive(test_connection(self.api))
+            connection = self.connection
+            ok, message = self._drive(test_connection(self.api, connection.base_url), retry=False)
         except DifyError as error:
             return False, error.message
+        return ok, connection.redact(message)
 
     def find_started(self, user: str) -> str | None:
         """Return the id of an active run of a user, after one look of at most 2 s; None where none is listed.
@@ -645,13 +661,19 @@ class DifyHook(BaseHook):
             self.log.debug("What the paused run %s asks could not be read: %s", run.workflow_run_id, error)
         return reader.questions()
 
-    def follow(self, flow: Generator[Request, Any, T], log: Callable[[str], None]) -> T:
+    def follow(self, flow: Generator[Request | ReadEvents, Any, T], log: Callable[[str], None]) -> T:
         """Do in the worker what a flow asks for, until it returns.
 
-        :param flow: One that has not begun, from ``api.waiting`` or ``api.finding``.
+        :param flow: One that has not begun, from ``api.waiting``, ``api.following`` or ``api.finding``.
         :param log: Takes a line for the task's log.
         :return: What the flow returns.
         """
+        with SyncFollowing(self) as following:
+            return self._follow(flow, log, following)
+
+    def _follow(
+        self, flow: Generator[Request | ReadEvents, Any, T], log: Callable[[str], None], following: SyncFollowing
+    ) -> T:
         told: Any = None
         while True:
             try:
@@ -665,13 +687,21 @@ class DifyHook(BaseHook):
                 told = self.look(request.workflow_run_id)
             elif isinstance(request, FindMarker):
                 told = self._look_up(request.user)
+            elif isinstance(request, ReadEvents):
+                told = following.read(request)
             elif isinstance(request, AskWhyPaused):
                 told = self.get_pause_questions(request.run)
             else:
                 log(request.line)
 
-    async def afollow(self, flow: Generator[Request, Any, T], log: Callable[[str], None]) -> T:
+    async def afollow(self, flow: Generator[Request | ReadEvents, Any, T], log: Callable[[str], None]) -> T:
         """Do in the triggerer what a flow asks for; see ``follow``."""
+        async with AsyncFollowing(self) as following:
+            return await self._afollow(flow, log, following)
+
+    async def _afollow(
+        self, flow: Generator[Request | ReadEvents, Any, T], log: Callable[[str], None], following: AsyncFollowing
+    ) -> T:
         told: Any = None
         while True:
             try:
@@ -685,6 +715,8 @@ class DifyHook(BaseHook):
                 told = await self.alook(request.workflow_run_id)
             elif isinstance(request, FindMarker):
                 told = await self._alook_up(request.user)
+            elif isinstance(request, ReadEvents):
+                told = await following.read(request)
             elif isinstance(request, AskWhyPaused):
                 told = await self.aget_pause_questions(request.run)
             else:
@@ -705,7 +737,7 @@ class DifyHook(BaseHook):
             return error
         return page
 
-    def _drive(self, flow: Flow[T]) -> T:
+    def _drive(self, flow: Flow[T], *, retry: bool = True) -> T:
         """Answer the operations of a flow, errors included, until it returns."""
         advance: Callable[[], Operation[Any]] = partial(next, flow)
         while True:
@@ -714,7 +746,7 @@ class DifyHook(BaseHook):
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
             try:
-                advance = partial(flow.send, self._send(operation))
+                advance = partial(flow.send, self._send(operation, retry=retry))
             except DifyError as error:
                 advance = partial(flow.throw, error)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import platform
+import socket
 import ssl
 from collections.abc import Mapping
 from functools import cache
@@ -29,6 +30,15 @@ from airflow_provider_dify.exceptions import (
 RETRIES = 3
 FIRST_RETRY_SECONDS = 1.0
 RETRY_FACTOR = 2.0
+
+# The more special ones come first.
+_CAUSES: tuple[tuple[type[BaseException], str], ...] = (
+    (ssl.SSLCertVerificationError, "certificate"),
+    (ssl.SSLError, "tls"),
+    (socket.gaierror, "name"),
+    (ConnectionRefusedError, "refused"),
+    (TimeoutError, "timeout"),
+)
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 """Size of an answer's body, decompressed, beyond which it is given up; a stream's lines have a limit of their own."""
@@ -121,12 +131,34 @@ def tls_context(connection: DifyConnection) -> ssl.SSLContext:
 def transport_error(connection: DifyConnection, call: Call, error: BaseException, *, sent: bool) -> DifyTransportError:
     """Build the exception for a call that brought no complete answer."""
     reason = connection.redact(str(error)) or "no details"
+    cause, detail = _network_cause(error)
     fate = "" if sent else " Nothing was sent."
     return DifyTransportError(
         f"{call.what}: no complete answer from {connection.base_url} ({type(error).__name__}: {reason}).{fate} "
         "Check that the address is reachable from the machine that runs the task or the triggerer.",
         sent=sent,
+        cause=cause,
+        detail=connection.redact(detail),
     )
+
+
+def _network_cause(error: BaseException) -> tuple[str | None, str]:
+    """Tell what is behind an HTTP client's error, which wraps the system's own in several ways."""
+    todo: list[Any] = [error]
+    seen: list[BaseException] = []
+    while todo:
+        each = todo.pop(0)
+        if not isinstance(each, BaseException) or any(each is other for other in seen):
+            continue
+        seen.append(each)
+        todo += [each.__cause__, each.__context__, getattr(each, "reason", None), *each.args]
+    for kind, cause in _CAUSES:
+        for each in seen:
+            if isinstance(each, kind):
+                detail = getattr(each, "verify_message", None) or getattr(each, "reason", None)
+                return cause, detail if isinstance(detail, str) else ""
+    # The clients' own time-outs have classes of their own, which are not to be imported for their names.
+    return ("timeout" if any("Timeout" in type(each).__name__ for each in seen) else None), ""
 
 
 def without_server_error(answer: Answer, call: Call) -> Answer:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import requests
 import urllib3
@@ -53,6 +55,16 @@ class SyncExchange:
         if self._own_session is not None:
             self._own_session.close()
 
+    def abort(self) -> None:
+        """Break the connection off, also under a read in another thread."""
+        sock = self._socket()
+        if sock is not None:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def _socket(self) -> socket.socket | None:
+        return getattr(getattr(self._response.raw, "connection", None), "sock", None)
+
     def read(self) -> Answer:
         """Return the answer with its whole body.
 
@@ -93,7 +105,7 @@ class SyncExchange:
     def _limit_next_read(self, until: float) -> bool:
         """Cut the socket's time-out to what is left, and tell whether anything is."""
         left = until - time.monotonic()
-        sock = getattr(getattr(self._response.raw, "connection", None), "sock", None)
+        sock = self._socket()
         if sock is not None and left > 0:
             sock.settimeout(left)
         return left > 0

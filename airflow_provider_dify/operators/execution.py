@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_dify.api.attempts import Submitted, look_at_earlier, search_deadline
 from airflow_provider_dify.api.finding import FindResult, find_run, of_use
+from airflow_provider_dify.api.following import FollowFlow, followed, with_failed_step
 from airflow_provider_dify.api.inputs import check_inputs, check_user
 from airflow_provider_dify.api.outcomes import outputs_of, paused_error, retry_after_timeout, timeout_error
 from airflow_provider_dify.api.polling import COLLECT_SECONDS, Deadline, Ended, GivenUp, TimedOut
 from airflow_provider_dify.api.progress import closing_line
 from airflow_provider_dify.api.runs import RunStatus, StartedRun
 from airflow_provider_dify.api.settings import PollSchedule
-from airflow_provider_dify.api.steps import (
+from airflow_provider_dify.api.steps import StepLog
+from airflow_provider_dify.api.transitions import (
     Fail,
     Search,
     Submit,
@@ -30,8 +32,9 @@ from airflow_provider_dify.api.steps import (
 )
 from airflow_provider_dify.api.waiting import WaitResult, wait_for_run
 from airflow_provider_dify.exceptions import DifyError, DifySubmissionUnknownError
-from airflow_provider_dify.links.dify import run_page
-from airflow_provider_dify.names import RUN_ID_XCOM_KEY, SERVICE_API, TASK_ID_XCOM_KEY, URL_XCOM_KEY
+from airflow_provider_dify.hooks.introducing import introduce
+from airflow_provider_dify.links.dify import push_link
+from airflow_provider_dify.names import RUN_ID_XCOM_KEY, SERVICE_API, TASK_ID_XCOM_KEY
 from airflow_provider_dify.operators.ledger import SubmissionLedger, task_try
 from airflow_provider_dify.triggers.report import Report, SearchReport
 
@@ -99,7 +102,7 @@ class Execution:
         result: WaitResult | None = report.wait_result()
         if result is None:
             grace = deadline.at_least(time.time() + COLLECT_SECONDS)
-            result = self._follow(self._started, grace, first_wait=0)
+            result = with_failed_step(self._follow(self._started, grace, first_wait=0), report.failed_step)
         return self._finish(self._started, result, deadline, user)
 
     def killed(self) -> None:
@@ -307,19 +310,8 @@ class Execution:
         ti.xcom_push(key=RUN_ID_XCOM_KEY, value=started.workflow_run_id)
         if started.task_id is not None:
             ti.xcom_push(key=TASK_ID_XCOM_KEY, value=started.task_id)
-        self._push_url(started.app_id)
-        self._log.info(
-            "Dify run %s%s, user %s, deadline %s.",
-            started.workflow_run_id,
-            f" on Dify {started.server_version}" if started.server_version else "",
-            submission.user,
-            self._deadline(submission),
-        )
-
-    def _push_url(self, app_id: str | None) -> None:
-        if app_id is not None:
-            ti: Any = self._context["ti"]
-            ti.xcom_push(key=URL_XCOM_KEY, value=run_page(self._hook.connection.console_url, app_id))
+        deadline = self._deadline(submission) if self._task.wait_for_termination else None
+        introduce(self._hook, self._context, started, self._log.info, user=submission.user, deadline=deadline)
 
     def _await_turn(self, step: SubmitLater, submission: Submission) -> Submission:
         """Let time pass before a rate-limited submission is tried again: asleep here, or deferred."""
@@ -352,6 +344,7 @@ class Execution:
                 dify_task_id=started.task_id,
                 user=submission.user,
                 cancel_on_kill=self._task.cancel_on_kill,
+                follow_events=self._task.follow_events,
             ),
             method_name="execute_complete",
             kwargs={
@@ -364,7 +357,7 @@ class Execution:
         raise AssertionError("defer() does not return")
 
     def _follow(self, started: StartedRun, deadline: Deadline, first_wait: float | None = None) -> WaitResult:
-        flow = wait_for_run(
+        wait = wait_for_run(
             started.workflow_run_id,
             schedule=PollSchedule(self._task.poll_interval, self._task.max_poll_interval),
             deadline=deadline,
@@ -374,6 +367,11 @@ class Execution:
             first_wait=first_wait,
             fail_on_pause=self._task.on_pause == "fail",
         )
+        flow: FollowFlow = wait
+        # A first wait of 0 collects what the triggerer has seen, and told, already.
+        if self._task.follow_events and first_wait is None:
+            steps = StepLog(started.workflow_run_id, self._hook.redact)
+            flow = followed(wait, steps, user=self._submitted_user, clock=time.time)
         return self._hook.follow(flow, self._log.info)
 
     def _finish(self, started: StartedRun, result: WaitResult, deadline: Deadline, user: str) -> dict[str, Any]:
@@ -384,9 +382,13 @@ class Execution:
             ledger.settle()
             partial_success = result.run.status is RunStatus.PARTIAL_SUCCEEDED
             (self._log.warning if partial_success else self._log.info)(closing_line(result.run))
-            if started.app_id is None:
-                self._push_url(result.run.app_id)
-            return outputs_of(result.run, fail_on_partial_success=self._task.fail_on_partial_success)
+            if started.app_id is None and result.run.app_id is not None:
+                push_link(self._context["ti"], self._hook.connection.console_url, result.run.app_id)
+            return outputs_of(
+                result.run,
+                fail_on_partial_success=self._task.fail_on_partial_success,
+                failed_step=result.failed_step,
+            )
         if isinstance(result, TimedOut):
             stopped = self._task.cancel_on_timeout and self._stop(started, user, "the deadline has struck")
             if stopped:

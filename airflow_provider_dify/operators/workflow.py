@@ -71,8 +71,17 @@ class DifyRunWorkflowOperator(BaseOperator):
     :param on_rate_limit: A server that takes no further run: ``wait`` and submit again until the deadline
         (deferred, where that is so), or ``fail``.
 
+    :param follow_events: Whether the log tells the run's steps as they happen (title, type, status, seconds,
+        tokens, streamed text), a table of them at the end, and on failure the step that failed, which the exception
+        then names too. It takes the events of Dify 1.14 and later and the ``service-api`` contract; elsewhere one
+        line says that there are none. It needs ``wait_for_termination``, works on a worker and deferred alike,
+        changes neither deadline nor result, and holds one of the server's connections for each task: at most
+        4 at a time from one machine, tasks beyond that follow when one gets free. Texts and titles of the
+        workflow then stand in the log. With ``response_mode="blocking"`` there is nothing to follow.
+
     XCom: ``workflow_run_id`` and ``task_id`` (Dify's id for a stop) as soon as they are known, and
-    ``dify_run_url`` for the link.
+    ``dify_run_url`` for the link: the page of the app's runs in the console, or the console where the server
+    does not tell the app.
     """
 
     template_fields: Sequence[str] = ("inputs", "files", "query", "user", "workflow_id", "dify_conn_id")
@@ -102,6 +111,7 @@ class DifyRunWorkflowOperator(BaseOperator):
         fail_on_partial_success: bool = False,
         on_pause: str = "wait",
         on_rate_limit: str = "wait",
+        follow_events: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -125,6 +135,7 @@ class DifyRunWorkflowOperator(BaseOperator):
         self.fail_on_partial_success = fail_on_partial_success
         self.on_pause = check_choice(on_pause, "on_pause", ("wait", "fail"))
         self.on_rate_limit = check_choice(on_rate_limit, "on_rate_limit", ("wait", "fail"))
+        self.follow_events = follow_events
         self._execution: Execution | None = None
 
     @cached_property

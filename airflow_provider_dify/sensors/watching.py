@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException, PokeReturnValue
 
+from airflow_provider_dify.api.following import FollowFlow, followed, with_failed_step
 from airflow_provider_dify.api.outcomes import SAME_RUN, outputs_of, paused_error, timeout_error
 from airflow_provider_dify.api.polling import (
     COLLECT_SECONDS,
@@ -21,12 +22,13 @@ from airflow_provider_dify.api.polling import (
     Watch,
 )
 from airflow_provider_dify.api.progress import closing_line
-from airflow_provider_dify.api.runs import RunStatus
+from airflow_provider_dify.api.runs import RunStatus, StartedRun, WorkflowRun
 from airflow_provider_dify.api.settings import FIRST_LOOK_SECONDS
+from airflow_provider_dify.api.steps import StepLog
 from airflow_provider_dify.api.waiting import PausedOut, WaitFlow, WaitResult, wait_for_run
 from airflow_provider_dify.exceptions import DifyError, DifyNotFoundError, DifySensorTimeoutError
-from airflow_provider_dify.links.dify import run_page
-from airflow_provider_dify.names import URL_XCOM_KEY
+from airflow_provider_dify.hooks.introducing import introduce
+from airflow_provider_dify.links.dify import push_link
 from airflow_provider_dify.triggers.report import Report
 
 if TYPE_CHECKING:
@@ -55,9 +57,13 @@ class Watching:
             deadline = Deadline.after(
                 now, self._sensor.timeout, started_at=now, execution_timeout=self._sensor.execution_timeout
             )
+            introduce(self._hook, self._context, StartedRun(run_id), self._log.info, user=None, deadline=deadline)
             if self._sensor.deferrable:
                 self._defer(run_id, deadline, now)
-            flow = self._flow(run_id, deadline, self._first_wait)
+            wait = self._flow(run_id, deadline, self._first_wait)
+            flow: FollowFlow = wait
+            if self._sensor.follow_events:
+                flow = followed(wait, StepLog(run_id, self._hook.redact), user=None, clock=time.time)
             return self._finish(run_id, self._hook.follow(flow, self._log.info), deadline)
         except DifyError as error:
             self._give_up(error)
@@ -84,6 +90,8 @@ class Watching:
         run_id = self._run_id()
         look = self._hook.look(run_id)
         result: WaitResult | Wait
+        if look.run is not None:
+            self._show(look.run)
         if isinstance(look.error, DifyNotFoundError):
             grace = Deadline(time.time() + UNKNOWN_GRACE_SECONDS + FIRST_LOOK_SECONDS)
             result = self._hook.follow(self._flow(run_id, grace, FIRST_LOOK_SECONDS), self._log.debug)
@@ -98,6 +106,16 @@ class Watching:
             return PokeReturnValue(is_done=False)
         return PokeReturnValue(is_done=True, xcom_value=self._finish(run_id, result, Deadline(time.time())))
 
+    def _show(self, run: WorkflowRun) -> None:
+        # Airflow 3 tells how often a sensor was rescheduled; before that nobody knows which poke is the first.
+        if self._context.get("task_reschedule_count") == 0:
+            started = StartedRun(run.workflow_run_id, app_id=run.app_id, server_version=run.server_version)
+            deadline = Deadline(time.time() + self._sensor.timeout)
+            introduce(self._hook, self._context, started, self._log.info, user=None, deadline=deadline)
+        else:
+            # Airflow drops the XComs of a sensor each time it is rescheduled.
+            push_link(self._context["ti"], self._hook.connection.console_url, run.app_id)
+
     def waited_in_triggerer(self, event: Any, workflow_run_id: str | None, end_time: float | None) -> dict[str, Any]:
         """Go on where the wait in the triggerer has ended."""
         try:
@@ -106,7 +124,8 @@ class Watching:
             result: WaitResult | None = report.wait_result()
             if result is None:
                 grace = deadline.at_least(time.time() + COLLECT_SECONDS)
-                result = self._hook.follow(self._flow(report.workflow_run_id, grace, 0), self._log.info)
+                collected = self._hook.follow(self._flow(report.workflow_run_id, grace, 0), self._log.info)
+                result = with_failed_step(collected, report.failed_step)
             return self._finish(report.workflow_run_id, result, deadline)
         except DifyError as error:
             self._give_up(error)
@@ -145,6 +164,7 @@ class Watching:
                 since=since,
                 first_wait=self._first_wait,
                 fail_on_pause=self._sensor.on_pause == "fail",
+                follow_events=self._sensor.follow_events,
             ),
             method_name="execute_complete",
             kwargs={"workflow_run_id": run_id, "end_time": deadline.at},
@@ -157,10 +177,12 @@ class Watching:
             partial_success = result.run.status is RunStatus.PARTIAL_SUCCEEDED
             (self._log.warning if partial_success else self._log.info)(closing_line(result.run))
             if result.run.app_id is not None:
-                ti: Any = self._context["ti"]
-                ti.xcom_push(key=URL_XCOM_KEY, value=run_page(self._hook.connection.console_url, result.run.app_id))
+                push_link(self._context["ti"], self._hook.connection.console_url, result.run.app_id)
             return outputs_of(
-                result.run, fail_on_partial_success=self._sensor.fail_on_partial_success, on_retry=SAME_RUN
+                result.run,
+                fail_on_partial_success=self._sensor.fail_on_partial_success,
+                on_retry=SAME_RUN,
+                failed_step=result.failed_step,
             )
         if isinstance(result, TimedOut):
             raise timeout_error(run_id, result.status, deadline, DifySensorTimeoutError, SAME_RUN)

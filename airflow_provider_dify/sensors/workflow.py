@@ -47,7 +47,12 @@ class DifyWorkflowRunSensor(BaseSensorOperator):
         warning in its log.
     :param on_pause: A run that asks a human: ``wait`` until the deadline, or ``fail``.
 
-    XCom: ``dify_run_url`` for the link.
+    :param follow_events: Whether the log tells the run's steps as they happen, and a table of them at the end; as
+        for ``DifyRunWorkflowOperator``. Not possible with ``mode="reschedule"``, where nobody listens between two
+        looks, unless the sensor is deferrable.
+
+    XCom: ``dify_run_url`` for the link: the page of the app's runs in the console, or the console where the
+    server does not tell the app.
     """
 
     template_fields: Sequence[str] = ("workflow_run_id", "dify_conn_id")
@@ -66,6 +71,7 @@ class DifyWorkflowRunSensor(BaseSensorOperator):
         timeout: float | timedelta = TIMEOUT_SECONDS,
         fail_on_partial_success: bool = False,
         on_pause: str = "wait",
+        follow_events: bool = False,
         **kwargs: Any,
     ) -> None:
         first = seconds_of(poke_interval, "poke_interval")
@@ -84,6 +90,7 @@ class DifyWorkflowRunSensor(BaseSensorOperator):
         self.dify_conn_id = dify_conn_id
         self.deferrable = deferrable
         self.fail_on_partial_success = fail_on_partial_success
+        self.follow_events = follow_events
         self.on_pause = check_choice(on_pause, "on_pause", ("wait", "fail"))
 
     @cached_property

@@ -9,7 +9,7 @@ from airflow_provider_dify import exceptions
 from airflow_provider_dify.api.finding import FindResult, Found, NotFound
 from airflow_provider_dify.api.polling import Ended, GivenUp, TimedOut
 from airflow_provider_dify.api.runs import RunStatus
-from airflow_provider_dify.api.values import shape_of
+from airflow_provider_dify.api.values import shape_of, text_or_none
 from airflow_provider_dify.api.waiting import PausedOut, WaitResult
 from airflow_provider_dify.exceptions import DifyError, DifyTriggerEventError
 
@@ -32,6 +32,7 @@ class Report:
     :param run_status: The last status seen; None where none was.
     :param questions: What a paused run asks a human.
     :param error: Name of the exception's class, its message, ``status_code`` and ``code``.
+    :param failed_step: A sentence about the step that failed, where its events were followed.
     """
 
     status: str
@@ -39,12 +40,13 @@ class Report:
     run_status: str | None = None
     questions: tuple[str, ...] = ()
     error: dict[str, Any] | None = None
+    failed_step: str | None = None
 
     @classmethod
     def of(cls, workflow_run_id: str, result: WaitResult) -> Report:
         """Put the end of a wait into a report."""
         if isinstance(result, Ended):
-            return cls(ENDED, workflow_run_id, run_status=str(result.run.status))
+            return cls(ENDED, workflow_run_id, run_status=str(result.run.status), failed_step=result.failed_step)
         if isinstance(result, TimedOut):
             return cls(TIMED_OUT, workflow_run_id, run_status=result.status and str(result.status))
         if isinstance(result, PausedOut):
@@ -83,6 +85,7 @@ class Report:
             run_status=event.get("run_status"),
             questions=tuple(map(str, event.get("questions") or ())),
             error=error if isinstance(error, dict) else None,
+            failed_step=text_or_none(event.get("failed_step")),
         )
 
     def wait_result(self) -> TimedOut | PausedOut | GivenUp | None:

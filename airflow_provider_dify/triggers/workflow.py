@@ -13,8 +13,10 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_dify.api.attempts import search_deadline
 from airflow_provider_dify.api.finding import find_run, of_use
+from airflow_provider_dify.api.following import FollowFlow, followed
 from airflow_provider_dify.api.polling import Deadline
 from airflow_provider_dify.api.settings import PollSchedule
+from airflow_provider_dify.api.steps import StepLog
 from airflow_provider_dify.api.waiting import wait_for_run
 from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.hooks.dify import DifyHook
@@ -28,6 +30,12 @@ from airflow_provider_dify.triggers.stopping import (
 )
 
 _MODULE = "airflow_provider_dify.triggers.workflow"
+# What a cancelled wait has open is closed at once; a server that does not let go of it holds nothing up.
+CLOSE_SECONDS = 2.0
+
+
+async def _over(work: asyncio.Future[Any]) -> None:
+    await asyncio.wait({work})
 
 
 class _DifyTrigger(BaseTrigger):
@@ -53,6 +61,7 @@ class _DifyTrigger(BaseTrigger):
             yield TriggerEvent(work.result().event())  # type: ignore[no-untyped-call]
         except asyncio.CancelledError:
             work.cancel()
+            await undisturbed(_over(work), CLOSE_SECONDS)
             if not CALLS_ON_KILL:
                 await self.on_kill()
             raise
@@ -103,6 +112,7 @@ class DifyWorkflowRunTrigger(_DifyTrigger):
     :param dify_task_id: Dify's id for a stop; None where only the run's marker led to it.
     :param user: The ``user`` of the submission, by which the id for a stop may be found.
     :param cancel_on_kill: Whether the run is stopped when a person ends the task.
+    :param follow_events: Whether the run's steps are told in the log as they happen.
     """
 
     def __init__(
@@ -118,6 +128,7 @@ class DifyWorkflowRunTrigger(_DifyTrigger):
         dify_task_id: str | None = None,
         user: str | None = None,
         cancel_on_kill: bool = False,
+        follow_events: bool = False,
     ) -> None:
         super().__init__(
             dify_conn_id,
@@ -131,6 +142,7 @@ class DifyWorkflowRunTrigger(_DifyTrigger):
             fail_on_pause=fail_on_pause,
             dify_task_id=dify_task_id,
             user=user,
+            follow_events=follow_events,
         )
         self.workflow_run_id = workflow_run_id
         self.end_time = end_time
@@ -141,9 +153,10 @@ class DifyWorkflowRunTrigger(_DifyTrigger):
         self.fail_on_pause = fail_on_pause
         self.dify_task_id = dify_task_id
         self.user = user
+        self.follow_events = follow_events
 
     async def _report(self, hook: DifyHook) -> Report:
-        flow = wait_for_run(
+        wait = wait_for_run(
             self.workflow_run_id,
             schedule=PollSchedule(self.poll_interval, self.max_poll_interval),
             deadline=Deadline(self.end_time),
@@ -153,6 +166,9 @@ class DifyWorkflowRunTrigger(_DifyTrigger):
             first_wait=self.first_wait,
             fail_on_pause=self.fail_on_pause,
         )
+        flow: FollowFlow = wait
+        if self.follow_events:
+            flow = followed(wait, StepLog(self.workflow_run_id, hook.redact), user=self.user, clock=time.time)
         try:
             return Report.of(self.workflow_run_id, await hook.afollow(flow, self.log.info))
         except DifyError as error:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_dify.api.polling import Look
-from airflow_provider_dify.api.progress import LINE_EVERY_SECONDS, Progress, closing_line, status_words
+from airflow_provider_dify.api.polling import Deadline, Look
+from airflow_provider_dify.api.progress import LINE_EVERY_SECONDS, Opening, Progress, closing_line, status_words
 from airflow_provider_dify.api.runs import RunStatus, WorkflowRun
 from airflow_provider_dify.exceptions import DifyServerError, DifyTransportError
 
@@ -71,6 +71,38 @@ def test_a_clock_that_was_set_back_gives_no_negative_time() -> None:
 @pytest.mark.parametrize("status", [status for status in RunStatus if status.is_terminal])
 def test_the_end_is_left_to_the_closing_line(status: RunStatus) -> None:
     assert lines((1, look(status))) == []
+
+
+def test_the_opening_tells_what_is_known() -> None:
+    deadline = Deadline(1_900_000_000.4)
+    opening = Opening(
+        RUN,
+        "https://dify.example.com/v1",
+        "1.14.2",
+        "39291739-8d00-4db6-9134-5072ec569333",
+        "airflow/dag/task/run/0/1",
+        "https://dify.example.com/app/39291739-8d00-4db6-9134-5072ec569333/logs",
+        deadline,
+    )
+    assert opening.lines(1_899_999_700.0) == [
+        f"Dify run {RUN}",
+        "  server:   Dify 1.14.2 at https://dify.example.com/v1",
+        "  app:      39291739-8d00-4db6-9134-5072ec569333",
+        "  user:     airflow/dag/task/run/0/1",
+        "  link:     https://dify.example.com/app/39291739-8d00-4db6-9134-5072ec569333/logs",
+        f"  deadline: {deadline}, in 300 s",
+    ]
+
+
+def test_the_opening_of_a_run_of_which_little_is_known() -> None:
+    assert Opening(RUN, "https://gateway.example.com/v1", "1\n\x1b[2J", "a\nb").lines(0.0) == [
+        f"Dify run {RUN}",
+        "  server:   Dify 1 \ufffd[2J at https://gateway.example.com/v1",
+        "  app:      a b",
+    ]
+    late = Opening(RUN, "https://x/v1", deadline=Deadline(1000.0)).lines(2000.0)
+    assert late[1] == "  server:   Dify (version not told) at https://x/v1"
+    assert late[2].endswith(", in 0 s")
 
 
 CLOSING = [

@@ -1,178 +1,208 @@
-"""The state machine of a try: every state with every input."""
+"""The lines about a run's steps, from events as real servers send them."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from airflow_provider_dify.api.attempts import Submitted, TaskTry
-from airflow_provider_dify.api.finding import Found, NotFound
-from airflow_provider_dify.api.runs import RunStatus, StartedRun, WorkflowRun
-from airflow_provider_dify.api.steps import (
-    Fail,
-    Search,
-    Submit,
-    SubmitLater,
-    TakeUp,
-    Wait,
-    after_failed_submission,
-    after_look,
-    after_search,
-    first_step,
+from airflow_provider_dify.api.events import Event, EventDecoder
+from airflow_provider_dify.api.steps import MAX_STEPS, TABLE_ROWS, StepLog
+
+RUN = "6b454183-889f-4bc9-8060-764be1cb16ea"
+RECORDINGS = Path(__file__).resolve().parent.parent / "contract" / "recordings" / "1.14.2"
+
+
+def recorded(name: str) -> list[Event]:
+    """Return the events of a recording, as they came."""
+    stream = json.loads((RECORDINGS / f"{name}.json").read_text(encoding="utf-8"))["response"]["sse"]
+    decoder = EventDecoder()
+    return [event for block in stream for event in decoder.feed(block["raw"].encode())]
+
+
+def told(events: list[Event], *, at_once: bool = False, steps: StepLog | None = None) -> list[str]:
+    """Return the lines about events that came one by one, or all at once."""
+    steps = steps or StepLog(RUN)
+    lines = steps.take(events) if at_once else [line for event in events for line in steps.take([event])]
+    return [line.removeprefix("Dify step: ") for line in lines]
+
+
+def node(event: str, id: str = "e1", **data: Any) -> Event:
+    content = {"id": id, "node_id": "n1", "node_type": "llm", "title": "Ask", **data}
+    return Event(event, content, RUN, "task")
+
+
+def test_a_failing_run() -> None:
+    steps = StepLog(RUN)
+    assert told(recorded("run-streaming-retry"), steps=steps) == [
+        "start (start): started",
+        "start (start): succeeded, 0.0 s",
+        "http (http-request): started",
+        "http (http-request): retry 1 after: [Errno 111] Connection refused",
+        "http (http-request): retry 2 after: [Errno 111] Connection refused",
+        "http (http-request): failed, 1.1 s: [Errno 111] Connection refused",
+    ]
+    assert steps.closing() == [
+        f"Steps of Dify run {RUN}:",
+        "  #  step   type          status     seconds  tokens",
+        "  1  start  start         succeeded      0.0       -",
+        "  2  http   http-request  failed         1.1       -",
+    ]
+    assert steps.failure("[Errno 111] Connection refused") == "The failed step is http (http-request)."
+    assert steps.failure(None) == "The failed step is http (http-request): [Errno 111] Connection refused."
+
+
+def test_starts_are_not_told_where_the_end_is_known_already() -> None:
+    assert told(recorded("run-streaming-partial-default"), at_once=True) == [
+        "start (start): succeeded, 0.0 s",
+        "http (http-request): text: DEFAULT",
+        "http (http-request): exception, 0.0 s: Unknown error",
+        "end (end): succeeded, 0.0 s",
+    ]
+
+
+def test_an_iteration_is_indented() -> None:
+    steps = StepLog(RUN)
+    lines = told(recorded("run-streaming-iteration"), steps=steps)
+    assert lines[2:9] == [
+        "iter (iteration): started",
+        "iter (iteration): round 1",
+        "  ihttp (http-request): started",
+        "  ihttp (http-request): succeeded, 0.0 s",
+        "iter (iteration): round 2",
+        "  ihttp (http-request): started",
+        "  ihttp (http-request): succeeded, 0.0 s",
+    ]
+    assert [line.split()[1:3] for line in steps.table()[2:6]] == [
+        ["start", "start"],
+        ["iter", "iteration"],
+        ["ihttp", "http-request"],
+        ["ihttp", "http-request"],
+    ]
+    assert "    ihttp" in steps.table()[4]
+
+
+def test_a_loop_is_indented() -> None:
+    lines = told(recorded("run-streaming-loop"))
+    # The first round of a loop is its start; Dify tells those that follow.
+    assert [line.rpartition(": ")[2] for line in lines if "round" in line] == ["round 2"]
+    assert any(line.startswith("  ") for line in lines)
+
+
+@pytest.mark.parametrize("name", ["events-running-snapshot", "run-streaming-iteration", "events-resume"])
+def test_what_is_told_twice_is_logged_once(name: str) -> None:
+    steps, events = StepLog(RUN), recorded(name)
+    once = told(events, steps=steps)
+    table = steps.table()
+    again = told(events, steps=steps)
+    assert once
+    assert [line for line in again if ": text" not in line and ": retry" not in line] == []
+    assert steps.table() == table
+
+
+def test_streamed_text_is_joined() -> None:
+    chunks = [
+        Event("text_chunk", {"text": text, "from_variable_selector": ["n1", "text"]}, RUN)
+        for text in ("Hel", "lo\n", "you")
+    ]
+    steps = StepLog(RUN)
+    assert told([node("node_started"), *chunks], steps=steps) == ["Ask (llm): started"]
+    ended = node("node_finished", status="succeeded", elapsed_time=2.26, execution_metadata={"total_tokens": 128})
+    assert told([ended], steps=steps) == ["Ask (llm): text: Hello you", "Ask (llm): succeeded, 2.3 s, 128 tokens"]
+    assert steps.table()[-1].split() == ["1", "Ask", "llm", "succeeded", "2.3", "128"]
+
+
+def test_a_long_text_is_cut_and_its_size_told() -> None:
+    chunk = Event("text_chunk", {"text": "x" * 100, "from_variable_selector": ["n1", "text"]}, RUN)
+    (line,) = told([chunk] * 500 + [Event("workflow_finished", {}, RUN)])
+    assert line.startswith("n1: text (50000 characters): xxx")
+    assert len(line) < 1100
+
+
+def test_a_blank_text_is_not_told() -> None:
+    chunk = Event("text_chunk", {"text": "\n", "from_variable_selector": ["end", "answer"]}, RUN)
+    assert told([chunk, Event("workflow_finished", {}, RUN)]) == []
+
+
+def test_secrets_are_taken_out() -> None:
+    steps = StepLog(RUN, lambda text: text.replace("S3cret", "***"))
+    events = [
+        node("node_finished", title="Use S3cret", status="failed", error="bad S3cret"),
+        Event("text_chunk", {"text": "S3", "from_variable_selector": ["n1", "text"]}, RUN),
+        Event("text_chunk", {"text": "cret", "from_variable_selector": ["n1", "text"]}, RUN),
+        Event("workflow_finished", {}, RUN),
+    ]
+    lines = told(events, steps=steps) + steps.table() + [steps.failure("S3cret") or ""]
+    assert "S3cret" not in "".join(lines)
+    assert "The failed step is Use *** (llm): bad ***." in lines
+
+
+HOSTILE = "a\x1b[2J\r\nTask failed\u202e\x00\x9b31m\u2028" + "y" * 5000
+
+
+def test_a_hostile_title_stays_within_its_line() -> None:
+    steps = StepLog(RUN)
+    events = [
+        node("node_started", title=HOSTILE, node_type=HOSTILE),
+        node("node_retry", error=HOSTILE, retry_index=1),
+        Event("text_chunk", {"text": HOSTILE, "from_variable_selector": ["n1", "text"]}, RUN),
+        node("node_finished", status=HOSTILE, error=HOSTILE),
+    ]
+    lines = told(events, steps=steps) + steps.table()
+    assert len(lines) == 4 + 3
+    for line in lines:
+        assert line.isprintable()
+        assert len(line) < 1200
+
+
+def test_a_run_of_very_many_steps_is_cut() -> None:
+    steps = StepLog(RUN)
+    for number in range(MAX_STEPS + 50):
+        steps.take([node("node_started", id=f"e{number}"), node("node_finished", id=f"e{number}", status="succeeded")])
+    last = told([node("node_finished", id="last", title="Last", status="failed", error="no")], steps=steps)
+    assert last == ["Last (llm): failed: no"]
+    assert len(steps.table()) == TABLE_ROWS + 3
+    assert steps.table()[-1] == f"  … and {MAX_STEPS - TABLE_ROWS + 51} more"
+    assert steps.failure(None) == "The failed step is Last (llm): no."
+
+
+def test_nothing_is_said_of_a_run_without_steps() -> None:
+    steps = StepLog(RUN)
+    assert steps.take([Event("workflow_started", {}, RUN), Event("workflow_finished", {"status": "failed"}, RUN)]) == []
+    assert steps.closing() == []
+    assert steps.failure("x") is None
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=9)
+    | st.sampled_from(["n1", "n2", "iteration"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=3,
 )
-from airflow_provider_dify.exceptions import (
-    DifyAuthenticationError,
-    DifyRateLimitError,
-    DifyServerError,
-    DifySubmissionUnknownError,
-    DifyTransportError,
-)
-
-LIFE, USER, RUN = 2, "airflow/d/t/r/2/2", "11111111-1111-4111-8111-111111111111"
-FIRST = TaskTry("d", "t", "r", -1, LIFE, 1, retries=2)
-RETRY = TaskTry("d", "t", "r", -1, LIFE, 2, retries=2)
-EARLIER = FIRST.marker
-STARTED = StartedRun(RUN, "task")
-NAMED = Submitted(LIFE, EARLIER, RUN, "task")
-UNNAMED = Submitted(LIFE, EARLIER)
-
-BEGINNINGS = [
-    # try, kept, durable, can_search, remembers -> step
-    (FIRST, None, True, True, True, Submit()),
-    (FIRST, None, True, True, False, Submit()),
-    (FIRST, None, True, False, True, Submit()),
-    (FIRST, None, True, False, False, Submit()),
-    (RETRY, None, True, True, True, Submit()),
-    (RETRY, None, True, True, False, Search((EARLIER,), earlier=True)),
-    (RETRY, None, True, False, True, Submit()),
-    (RETRY, None, True, False, False, Submit()),
-    (RETRY, NAMED, True, True, True, TakeUp(STARTED, EARLIER)),
-    (RETRY, NAMED, True, False, True, TakeUp(STARTED, EARLIER)),
-    (RETRY, UNNAMED, True, True, True, Search((EARLIER,), earlier=False)),
-    # Nothing tells that run from others: the weaker guarantee of an explicit user.
-    (RETRY, UNNAMED, True, False, True, Submit()),
-    *[
-        (this_try, kept, False, can_search, remembers, Submit())
-        for this_try in (FIRST, RETRY)
-        for kept in (None, NAMED, UNNAMED)
-        for can_search in (True, False)
-        for remembers in (True, False)
-    ],
+KEYS = [
+    *("id", "node_id", "node_type", "title", "status", "error", "elapsed_time", "execution_metadata", "total_tokens"),
+    *("iteration_id", "loop_id", "index", "retry_index", "text", "from_variable_selector"),
 ]
-
-
-@pytest.mark.parametrize(("this_try", "kept", "durable", "can_search", "remembers", "step"), BEGINNINGS)
-def test_the_try_begins(
-    this_try: TaskTry, kept: Submitted | None, durable: bool, can_search: bool, remembers: bool, step: Any
-) -> None:
-    result = first_step(this_try, kept, durable=durable, can_search=can_search, remembers=remembers)
-    assert replace(result, why=None) == step
-    assert bool(result.why) == isinstance(result, Search)
-
-
-UNKNOWN = DifySubmissionUnknownError("?", reason="?")
-LIMITED = DifyRateLimitError("too many")
-TOLD = DifyRateLimitError("too many", retry_after=7.0)
-REFUSALS = [DifyAuthenticationError("key"), DifyServerError("500"), DifyTransportError("refused", sent=False)]
-
-FAILURES = [
-    # error, can_search, waits_its_turn, attempts, left -> step
-    (UNKNOWN, True, True, 0, 100.0, Search((USER,), earlier=False)),
-    (UNKNOWN, True, False, 0, 100.0, Search((USER,), earlier=False)),
-    (UNKNOWN, True, True, 0, 0.0, Search((USER,), earlier=False)),
-    (UNKNOWN, False, True, 0, 100.0, Fail(UNKNOWN)),
-    (UNKNOWN, False, False, 0, 100.0, Fail(UNKNOWN)),
-    (LIMITED, True, True, 0, 100.0, SubmitLater(5.0)),
-    (LIMITED, False, True, 0, 100.0, SubmitLater(5.0)),
-    (LIMITED, True, True, 1, 100.0, SubmitLater(10.0)),
-    (LIMITED, True, True, 9, 100.0, SubmitLater(30.0)),
-    (LIMITED, True, True, 9, 30.0, Fail(LIMITED)),
-    (LIMITED, True, True, 0, 0.0, Fail(LIMITED)),
-    (LIMITED, True, False, 0, 100.0, Fail(LIMITED)),
-    (TOLD, True, True, 0, 100.0, SubmitLater(7.35)),
-    (TOLD, True, True, 0, 7.0, Fail(TOLD)),
-    *[
-        (refusal, can_search, waits, 0, 100.0, Fail(refusal))
-        for refusal in REFUSALS
-        for can_search in (True, False)
-        for waits in (True, False)
-    ],
+NAMES = [
+    *("node_started", "node_finished", "node_retry", "text_chunk", "workflow_finished", "workflow_paused"),
+    *("iteration_started", "iteration_next", "iteration_completed", "loop_started", "loop_next", "other"),
 ]
+events = st.builds(Event, st.sampled_from(NAMES), st.dictionaries(st.sampled_from(KEYS), values))
 
 
-@pytest.mark.parametrize(("error", "can_search", "waits_its_turn", "attempts", "left", "step"), FAILURES)
-def test_a_submission_tells_of_no_run(
-    error: Any, can_search: bool, waits_its_turn: bool, attempts: int, left: float, step: Any
-) -> None:
-    result = after_failed_submission(
-        error,
-        USER,
-        can_search=can_search,
-        waits_its_turn=waits_its_turn,
-        attempts=attempts,
-        left=left,
-        chance=0.5,
-    )
-    if isinstance(result, Fail):
-        assert result == step
-    elif isinstance(result, SubmitLater):
-        assert isinstance(step, SubmitLater)
-        assert result.seconds == pytest.approx(step.seconds)
-        assert str(error) in str(result.why)
-    else:
-        assert replace(result, why=None) == step
-        assert USER in str(result.why)
-
-
-def searched(result: Any, *, earlier: bool, remembers: bool = True, durable: bool = True) -> Any:
-    return after_search(result, USER, earlier=earlier, submitted=EARLIER, remembers=remembers, durable=durable)
-
-
-@pytest.mark.parametrize("earlier", [True, False], ids=["patience", "deadline"])
-def test_a_search_finds_the_submission_of_this_try_or_of_another(earlier: bool) -> None:
-    run = StartedRun(RUN)
-    assert searched(Found(RUN, USER), earlier=earlier) == Wait(run)
-    assert searched(Found(RUN, EARLIER), earlier=earlier) == TakeUp(run, EARLIER)
-
-
-def test_a_search_with_patience_that_finds_nothing_submits() -> None:
-    assert searched(NotFound("none"), earlier=True) == Submit("No run of an earlier try is taken up: none.")
-
-
-@pytest.mark.parametrize("remembers", [True, False])
-@pytest.mark.parametrize("durable", [True, False])
-def test_a_search_to_the_deadline_that_finds_nothing_never_submits(remembers: bool, durable: bool) -> None:
-    step = searched(NotFound("none"), earlier=False, remembers=remembers, durable=durable)
-    assert isinstance(step, Fail)
-    assert isinstance(step.error, DifySubmissionUnknownError)
-    assert EARLIER in str(step.error)
-
-
-TAKEN_UP = {
-    RunStatus.RUNNING: (True, True),
-    RunStatus.SUCCEEDED: (True, True),
-    RunStatus.PARTIAL_SUCCEEDED: (True, False),
-    RunStatus.PAUSED: (True, False),
-    RunStatus.FAILED: (False, False),
-    RunStatus.STOPPED: (False, False),
-}
-
-
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("status", RunStatus)
-def test_a_run_of_an_earlier_try_is_waited_for_or_replaced(status: RunStatus, strict: bool) -> None:
-    lenient, otherwise = TAKEN_UP.get(status, (True, True))
-    run = WorkflowRun(workflow_run_id=RUN, status=status, inputs={"sys.app_id": "app"})
-    step = after_look(STARTED, run, fail_on_partial_success=strict, fail_on_pause=strict)
-    if otherwise if strict else lenient:
-        why = f"Run {RUN} of an earlier try is {status} and is taken up; no new run is started."
-        assert step == Wait(StartedRun(RUN, "task", app_id="app", settled=status.is_terminal), why)
-    else:
-        assert step == Submit(f"Run {RUN} of an earlier try has ended {status}; a new run is started.")
-
-
-def test_a_run_that_is_gone_is_replaced() -> None:
-    step = after_look(STARTED, None, fail_on_partial_success=False, fail_on_pause=False)
-    assert step == Submit(f"Run {RUN} of an earlier try is not shown by the server any more; a new run is started.")
+@settings(deadline=None, database=None)
+@given(st.lists(st.lists(events, max_size=6), max_size=4))
+def test_any_events_give_lines_that_fit_a_log(batches: list[list[Event]]) -> None:
+    steps = StepLog(RUN)
+    lines = [line for batch in batches for line in steps.take(batch)] + steps.closing()
+    for line in [*lines, steps.failure("x") or ""]:
+        assert line.isprintable()
+        assert len(line) < 1300

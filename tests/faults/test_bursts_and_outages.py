@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_dify.api import steps
+from airflow_provider_dify.api import transitions
 from airflow_provider_dify.api.submission import rate_limit_wait
 from airflow_provider_dify.exceptions import DifyRunTimeoutError
 from airflow_provider_dify.testing.server import DifyServer
@@ -71,7 +71,7 @@ def test_thirty_at_once_on_an_app_that_admits_three(monkeypatch: pytest.MonkeyPa
     def sooner(*arguments: Any) -> float:
         return rate_limit_wait(*arguments) / 10
 
-    monkeypatch.setattr(steps, "rate_limit_wait", sooner)
+    monkeypatch.setattr(transitions, "rate_limit_wait", sooner)
     with DifyServer(connections=10, worker_slots=None) as server:
         connect(monkeypatch, server, "limited")
         tasks = mapped(30, deferrable, inputs={"seconds": 0.2}, submit_timeout=2, timeout=240, max_poll_interval=1)

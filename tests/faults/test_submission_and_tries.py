@@ -114,7 +114,7 @@ def test_a_blocking_call_that_dies_at_a_gateway_is_found_again(
 def test_a_rate_limited_submission_waits_its_turn(
     server: DifyServer, task: Callable[..., Task], deferrable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_provider_dify.api.steps.rate_limit_wait", lambda *_: 0.1)
+    monkeypatch.setattr("airflow_provider_dify.api.transitions.rate_limit_wait", lambda *_: 0.1)
     server.inject(Fault("submit", "too_many_requests", times=2))
     server.inject(Fault("submit", "too_many_requests", status=429))
     assert task(deferrable=deferrable).run() == INPUTS

@@ -1,0 +1,117 @@
+"""What the Test button says: what is wrong with a connection and what to do, or what it leads to."""
+
+from __future__ import annotations
+
+from airflow_provider_dify.api.errors import without_retry_advice
+from airflow_provider_dify.api.runs import AppInfo
+from airflow_provider_dify.api.server import Server
+from airflow_provider_dify.api.values import excerpt
+from airflow_provider_dify.exceptions import (
+    DifyAppError,
+    DifyAuthenticationError,
+    DifyError,
+    DifyNotFoundError,
+    DifyPermissionError,
+    DifyResponseError,
+    DifyServerError,
+    DifyTransportError,
+)
+
+_NAME_CHARS = 80
+_CODE_OF_DISABLED_APP = "forbidden"
+
+
+def success(info: AppInfo) -> str:
+    """Return what is said of an app that can be run, and of what its server's version allows."""
+    mode = f"the {info.mode} app" if info.mode else "the app"
+    server = f"Dify {excerpt(info.server_version, 20)}" if info.server_version else "a Dify server of unknown version"
+    return f"Connected to {mode} {excerpt(info.name, _NAME_CHARS)!r} on {server}. {guarantee(info.server_version)}"
+
+
+def success_of_gateway() -> str:
+    """Return what is said where the workflow-runs contract answers."""
+    return (
+        "The gateway knows the API key. Its workflow-runs contract tells nothing about the app. Runs are at most once: "
+        "a submission that was interrupted cannot be found again, and is not sent twice."
+    )
+
+
+def guarantee(version: str | None) -> str:
+    """Return how often a submission of unknown fate can run on a server of a version."""
+    server = Server(version)
+    if not server.survives_closed_stream:
+        return (
+            "Runs are at most once on this version, which forgets a run whose stream breaks: such a task fails and "
+            "nothing is sent twice. From Dify 1.9.2 on runs are exactly once."
+        )
+    if not server.lists_running_runs:
+        return "Runs are exactly once: an interrupted submission is found again in the logs, once its run has ended."
+    return "Runs are exactly once: an interrupted submission is found again in the logs."
+
+
+def wrong_mode(info: AppInfo) -> str:
+    """Return what is said of an app of another type."""
+    return (
+        f"The key is of the app {excerpt(info.name, _NAME_CHARS)!r}, which is of the type "
+        f"{excerpt(str(info.mode), 40)}: only apps of the type workflow can be run. Use the API key of a workflow app."
+    )
+
+
+def problem(error: DifyError, base_url: str, app: AppInfo | None = None) -> str:
+    """Return what is wrong, as a headline for people who configure connections, and what to do.
+
+    :param error: What the test ended with.
+    :param base_url: Where the API's routes begin.
+    :param app: The app, where it was learned before the error.
+    """
+    if isinstance(error, DifyTransportError):
+        return _unreachable(error, base_url)
+    told = without_retry_advice(error.message)
+    headline = _headline(error, base_url, app)
+    return f"{headline} {told}" if headline else told
+
+
+def _headline(error: DifyError, base_url: str, app: AppInfo | None) -> str:
+    if isinstance(error, DifyAuthenticationError):
+        return "The API key is refused."
+    if isinstance(error, DifyPermissionError):
+        known = error.code == _CODE_OF_DISABLED_APP
+        return "The app's API access is switched off." if known else "The server refuses access."
+    if isinstance(error, DifyAppError):
+        name = f"The app {excerpt(app.name, _NAME_CHARS)!r}" if app else "The app"
+        return f"{name} has not been published: publish it in Dify."
+    if isinstance(error, DifyNotFoundError):
+        question = " Is /v1 missing?" if not base_url.endswith("/v1") else ""
+        return f"There is no Dify API at {base_url}.{question}"
+    if isinstance(error, DifyResponseError) and error.status_code is not None:
+        if error.status_code < 300:
+            return f"Not Dify but something else answers at {base_url}."
+        if error.status_code < 400:
+            return f"Dify's API is not at {base_url}."
+    if isinstance(error, DifyServerError):
+        return "The server is there and fails; the connection may be right."
+    return ""
+
+
+def _unreachable(error: DifyTransportError, base_url: str) -> str:
+    if error.cause == "certificate":
+        return (
+            f"The certificate of {base_url} is not trusted ({error.detail or 'no details'}). Put the path of the CA "
+            "bundle that signs it into the field Verify TLS, or use the name that the certificate is for."
+        )
+    if error.cause == "tls":
+        return (
+            f"No TLS connection with {base_url} ({error.detail or 'no details'}). If the server speaks plain http, let "
+            "the base URL begin with http://; if it asks for a client certificate, name one."
+        )
+    why = {
+        "name": "its host name is not known here",
+        "refused": "nothing listens there: the connection was refused",
+        "timeout": "it did not answer in time",
+    }.get(error.cause or "")
+    if why is None:
+        return without_retry_advice(error.message)
+    return (
+        f"There is no complete answer from {base_url}: {why}. Check the base URL and the port in it, the proxy, and "
+        "that the machine of Airflow may reach it."
+    )

@@ -1,0 +1,198 @@
+"""A wait whose sleep is spent on the run's events, once for worker and triggerer.
+
+Events only ever tell the log what happens. How the run ends is told by the row that the wait looks at, and a
+stream that breaks ends nothing but the following.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from airflow_provider_dify.api.errors import without_retry_advice
+from airflow_provider_dify.api.events import LAST_EVENTS, PING, WORKFLOW_PAUSED, Event, EventDecoder
+from airflow_provider_dify.api.polling import Ended, Look
+from airflow_provider_dify.api.runs import RunStatus
+from airflow_provider_dify.api.steps import StepLog
+from airflow_provider_dify.api.values import excerpt
+from airflow_provider_dify.api.waiting import LookAt, Request, Say, Sleep, WaitFlow, WaitResult
+from airflow_provider_dify.exceptions import DifyError, DifyNotFoundError, DifyUnsupportedError
+
+FollowFlow = Generator["Request | ReadEvents", Any, WaitResult]
+
+LAST_EVENTS_SECONDS = 1.5
+"""Time for the events that are under way when the row already says that the run has ended."""
+# A row can lag behind the event that named the run (API facts 3.2), and the events route asks for the row.
+_MISSING_AT_MOST = 3
+
+
+@dataclass(frozen=True)
+class ReadEvents:
+    """Asks the driver for what happens in a run, as ``Heard``, within so many seconds.
+
+    The first one opens the stream, which replays the past; it stays open until it ends or the wait does. The
+    driver answers as soon as something has happened, and lets the time pass where it cannot listen.
+    """
+
+    workflow_run_id: str
+    user: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a driver heard.
+
+    :param events: Events, in their order.
+    :param ended: Whether the stream has ended; it was closed then.
+    :param error: Why, where that was not the run's doing.
+    """
+
+    events: tuple[Event, ...] = ()
+    ended: bool = False
+    error: DifyError | None = None
+
+
+class EventReader:
+    """Bytes of the events route in, events out, without pings."""
+
+    def __init__(self) -> None:
+        self._decoder = EventDecoder()
+        self.ended = False
+
+    def feed(self, chunk: bytes) -> list[Event]:
+        """Return the events that these bytes complete, up to the last one of the stream."""
+        events = []
+        for event in self._decoder.feed(chunk):
+            if event.event == PING or self.ended:
+                continue
+            events.append(event)
+            self.ended = event.event in LAST_EVENTS
+        return events
+
+
+def followed(
+    flow: WaitFlow,
+    steps: StepLog,
+    *,
+    user: str | None,
+    clock: Callable[[], float],
+) -> FollowFlow:
+    """Let a wait tell the steps of its run as they happen, and a table of them at its end.
+
+    A ``workflow_finished`` cuts the sleep short, so the look that decides follows at once.
+
+    :param flow: The wait.
+    :param steps: Where the steps are collected.
+    :param user: The ``user`` of the submission, which the events route asks for; None where the first look tells it.
+    :param clock: Returns unix seconds.
+    :return: What the wait returns, with the step that failed where that is known.
+    """
+    follower = _Follower(steps, user, clock)
+    told: Any = None
+    while True:
+        try:
+            request = flow.send(told)
+        except StopIteration as end:
+            result: WaitResult = end.value
+            break
+        if isinstance(request, Sleep) and follower.may_listen:
+            yield from follower.listen(request.seconds)
+            told = None
+        else:
+            told = yield request
+            if isinstance(request, LookAt) and isinstance(told, Look):
+                yield from follower.looked(told)
+    for line in steps.closing():
+        yield Say(line)
+    if isinstance(result, Ended) and not result.run.status.is_success:
+        return replace(result, failed_step=steps.failure(result.run.error))
+    return result
+
+
+def with_failed_step(result: WaitResult, failed_step: str | None) -> WaitResult:
+    """Return how a wait ended, with the step that another process saw fail."""
+    return replace(result, failed_step=failed_step) if isinstance(result, Ended) else result
+
+
+class _Follower:
+    def __init__(self, steps: StepLog, user: str | None, clock: Callable[[], float]) -> None:
+        self._steps = steps
+        self._run_id = steps.workflow_run_id
+        self._user = user
+        self._clock = clock
+        self._status: RunStatus | None = None
+        self._listening = False
+        self._over = False
+        self._pass_over = False
+        self._missing = 0
+        self._cut_short = False
+
+    @property
+    def may_listen(self) -> bool:
+        """Whether the next sleep is spent on events."""
+        if self._pass_over:
+            # A paused run whose row still says running would be replayed, and looked at, without a rest.
+            self._pass_over = False
+            return False
+        return not self._over and self._user is not None and self._status in (None, RunStatus.RUNNING)
+
+    def looked(self, look: Look) -> Generator[ReadEvents | Say, Any, None]:
+        """Learn from a look; after the one that shows the end, take the events that are still under way."""
+        if look.run is None:
+            return
+        self._status = look.run.status
+        self._user = self._user or look.run.user
+        if self._status.is_terminal and self._listening:
+            yield from self._hear(LAST_EVENTS_SECONDS)
+
+    def listen(self, seconds: float) -> Generator[ReadEvents | Say | Sleep, Any, None]:
+        """Spend a sleep on events."""
+        until = self._clock() + seconds
+        yield from self._hear(seconds)
+        if not self._listening and not self._cut_short:
+            left = until - self._clock()
+            if left > 0:
+                yield Sleep(left)
+
+    def _hear(self, seconds: float) -> Generator[ReadEvents | Say, Any, None]:
+        assert self._user is not None
+        until = self._clock() + seconds
+        self._cut_short = False
+        self._listening = True
+        while self._listening and (left := until - self._clock()) > 0:
+            heard = yield ReadEvents(self._run_id, self._user, left)
+            assert isinstance(heard, Heard)
+            for line in self._steps.take(heard.events):
+                yield Say(line)
+            if heard.ended:
+                self._listening = False
+                yield from self._ended(heard)
+
+    def _ended(self, heard: Heard) -> Generator[Say, Any, None]:
+        last = heard.events[-1].event if heard.events else None
+        if heard.error is None and last in LAST_EVENTS:
+            self._cut_short = True
+            self._pass_over = last == WORKFLOW_PAUSED
+            self._over = last != WORKFLOW_PAUSED
+            return
+        if _is_missing(heard.error) and self._missing < _MISSING_AT_MOST:
+            self._missing += 1
+            return
+        self._over = True
+        if self._status is None or not self._status.is_terminal:
+            yield Say(f"The steps of Dify run {self._run_id} are not followed any further: {self._why(heard.error)}.")
+
+    def _why(self, error: DifyError | None) -> str:
+        if error is None:
+            return "their stream ended before the run did"
+        if isinstance(error, DifyUnsupportedError):
+            return "the workflow-runs contract has no events of a run"
+        if isinstance(error, DifyNotFoundError) and error.code is None:
+            return "this server has no events of a run, as Dify before 1.14 has not"
+        return excerpt(self._steps.redact(without_retry_advice(error.message))).rstrip(".")
+
+
+def _is_missing(error: DifyError | None) -> bool:
+    return isinstance(error, DifyNotFoundError) and error.code is not None

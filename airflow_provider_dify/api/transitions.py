@@ -1,0 +1,204 @@
+"""What a try of a task does next: the state machine of submissions, searches and tries, as pure functions.
+
+Each step tells the log why, where that is not plain.
+
+======================  ==========================================================  ==========================
+State                   Input                                                       Step
+======================  ==========================================================  ==========================
+the try begins          ``durable=False``                                           submit
+the try begins          an earlier try has left the id of its run                   take up that run
+the try begins          an earlier try may have submitted, and left no id           search to the deadline
+the try begins          nothing was left, and that is certain                       submit
+the try begins          a retry, and nothing would have been left                   search with patience
+the try begins          no search is possible                                       submit
+submitted               started                                                     wait
+submitted               rate-limited                                                submit later, or fail
+submitted               refused                                                     fail
+submitted               unknown                                                     search to the deadline
+submitted               unknown, and no search is possible                          fail
+searched                found the submission of this try                            wait
+searched                found that of an earlier try                                take up that run
+searched with patience  not found                                                   submit
+searched to deadline    not found                                                   fail: never a second POST
+looked at an earlier    active, or ended with outputs of use                        wait
+looked at an earlier    ended otherwise, or gone                                    submit
+======================  ==========================================================  ==========================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from airflow_provider_dify.api.attempts import Submitted, TaskTry, takes_up
+from airflow_provider_dify.api.finding import FindResult, NotFound
+from airflow_provider_dify.api.runs import StartedRun, WorkflowRun
+from airflow_provider_dify.api.submission import rate_limit_wait, unresolved_error
+from airflow_provider_dify.exceptions import DifyError, DifyRateLimitError, DifySubmissionUnknownError
+
+
+@dataclass(frozen=True)
+class Submit:
+    """Send a submission: it is certain, or as certain as can be, that there is no run."""
+
+    why: str | None = None
+
+
+@dataclass(frozen=True)
+class SubmitLater:
+    """Let time pass and submit then, since no run was accepted now.
+
+    :param seconds: How long.
+    """
+
+    seconds: float
+    why: str | None = None
+
+
+@dataclass(frozen=True)
+class Search:
+    """Look for a run by its markers.
+
+    :param markers: The ``user`` values, the latest first.
+    :param earlier: Whether it is not even known that there was a submission: then patience ends the search, and
+        otherwise the deadline.
+    """
+
+    markers: tuple[str, ...]
+    earlier: bool
+    why: str | None = None
+
+
+@dataclass(frozen=True)
+class TakeUp:
+    """Look at the run of an earlier try, and go on with it where it is of use.
+
+    :param run: The run.
+    :param marker: The ``user`` of its submission.
+    """
+
+    run: StartedRun
+    marker: str
+    why: str | None = None
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Wait for the end of the run, whose id is known.
+
+    :param run: The run.
+    """
+
+    run: StartedRun
+    why: str | None = None
+
+
+@dataclass(frozen=True)
+class Fail:
+    """End the try.
+
+    :param error: The exception.
+    """
+
+    error: DifyError
+
+
+def first_step(
+    this_try: TaskTry, kept: Submitted | None, *, durable: bool, can_search: bool, remembers: bool
+) -> Submit | Search | TakeUp:
+    """Return how a try begins.
+
+    :param kept: What an earlier try of this life has left in the task state store.
+    :param durable: Whether a try takes up what earlier ones have left.
+    :param can_search: Whether runs can be told by their ``user`` and be listed.
+    :param remembers: Whether there is a store, in which a submission would have been left.
+    """
+    if not durable:
+        return Submit()
+    if kept is not None and kept.workflow_run_id is not None:
+        return TakeUp(StartedRun(kept.workflow_run_id, kept.task_id), kept.marker)
+    if not can_search:
+        return Submit()
+    if kept is not None:
+        why = "An earlier try has submitted a run and did not learn its id: it is looked for."
+        return Search((kept.marker,), earlier=False, why=why)
+    markers = tuple(this_try.earlier_markers())
+    if remembers or not markers:
+        return Submit()
+    why = "This is a retry: runs of earlier tries are looked for before a new one is started."
+    return Search(markers, earlier=True, why=why)
+
+
+def after_failed_submission(
+    error: DifyError,
+    user: str,
+    *,
+    can_search: bool,
+    waits_its_turn: bool,
+    attempts: int,
+    left: float,
+    chance: float,
+) -> SubmitLater | Search | Fail:
+    """Return what follows a submission that did not tell of a run.
+
+    :param error: What it ended with.
+    :param user: The ``user`` of the submission.
+    :param can_search: Whether runs can be told by their ``user`` and be listed.
+    :param waits_its_turn: Whether a rate-limited submission is sent again.
+    :param attempts: Submissions of this try that were rate-limited before.
+    :param left: Seconds to the deadline.
+    :param chance: A random number from 0 to 1.
+    """
+    if isinstance(error, DifySubmissionUnknownError) and can_search:
+        why = f"Dify has not told which run it started ({error.reason}). It is looked for by its user {user}."
+        return Search((user,), earlier=False, why=why)
+    if isinstance(error, DifyRateLimitError) and waits_its_turn:
+        seconds = rate_limit_wait(attempts, error.retry_after, chance)
+        if seconds < left:
+            why = f"Dify takes no further run now; the next submission follows in {seconds:.0f} s. {error}"
+            return SubmitLater(seconds, why)
+    return Fail(error)
+
+
+def after_search(
+    result: FindResult, user: str, *, earlier: bool, submitted: str, remembers: bool, durable: bool
+) -> Submit | TakeUp | Wait | Fail:
+    """Return what follows a search.
+
+    :param result: How it ended.
+    :param user: The ``user`` of this try.
+    :param earlier: As in ``Search``.
+    :param submitted: The ``user`` of the submission that is in doubt; an earlier try's, where that has submitted.
+    :param remembers: Whether the next try will know of that submission.
+    :param durable: Whether the next try looks for it at all.
+    """
+    if isinstance(result, NotFound):
+        if earlier:
+            return Submit(f"No run of an earlier try is taken up: {result.reason}.")
+        return Fail(unresolved_error(result.reason, submitted, remembered=remembers, durable=durable))
+    run = StartedRun(result.workflow_run_id)
+    return Wait(run) if result.marker == user else TakeUp(run, result.marker)
+
+
+def after_look(
+    started: StartedRun, run: WorkflowRun | None, *, fail_on_partial_success: bool, fail_on_pause: bool
+) -> Submit | Wait:
+    """Return what follows a look at the run of an earlier try.
+
+    :param started: The run as it was left.
+    :param run: What the server shows of it; None for nothing.
+    """
+    run_id = started.workflow_run_id
+    if run is None:
+        return Submit(f"Run {run_id} of an earlier try is not shown by the server any more; a new run is started.")
+    if not takes_up(run.status, fail_on_partial_success=fail_on_partial_success, fail_on_pause=fail_on_pause):
+        return Submit(f"Run {run_id} of an earlier try has ended {run.status}; a new run is started.")
+    return Wait(
+        StartedRun(
+            run_id,
+            started.task_id,
+            app_id=run.app_id,
+            server_version=run.server_version,
+            settled=run.status.is_terminal,
+        ),
+        f"Run {run_id} of an earlier try is {run.status} and is taken up; no new run is started.",
+    )

@@ -1,0 +1,206 @@
+"""The event stream beside a wait: a thread in the worker, a task in the triggerer, the same answers."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_dify.api.calls import Operation
+from airflow_provider_dify.api.errors import error_for_answer
+from airflow_provider_dify.api.events import Event
+from airflow_provider_dify.api.following import EventReader, Heard, ReadEvents
+from airflow_provider_dify.exceptions import DifyError
+from airflow_provider_dify.hooks.slots import StreamSlot
+
+if TYPE_CHECKING:
+    from airflow_provider_dify.hooks.dify import DifyHook
+    from airflow_provider_dify.hooks.http_sync import SyncExchange
+
+# Longer than any wait: the stream is closed by who listens, or by the server.
+_STREAM_SECONDS = 7 * 86400.0
+_CLOSE_SECONDS = 2.0
+
+
+class _End:
+    """Stands in the queue for the end of the stream."""
+
+    def __init__(self, error: DifyError | None) -> None:
+        self.error = error
+
+
+def _failure(error: Exception) -> DifyError:
+    # Following is a convenience: whatever goes wrong in it must not become the task's failure.
+    return error if isinstance(error, DifyError) else DifyError(f"{type(error).__name__} while it was read")
+
+
+def _heard(items: list[Event | _End]) -> Heard:
+    events = tuple(item for item in items if isinstance(item, Event))
+    end = next((item for item in items if isinstance(item, _End)), None)
+    return Heard(events, ended=end is not None, error=end.error if end else None)
+
+
+class SyncFollowing:
+    """The stream of one wait in a worker; a context manager that closes it.
+
+    A thread reads it, since a read that was given up after a second could not be resumed.
+
+    :param hook: The hook of the wait.
+    """
+
+    def __init__(self, hook: DifyHook) -> None:
+        self._hook = hook
+        self._items: queue.SimpleQueue[Event | _End] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._ending = threading.Event()
+        self._exchange: SyncExchange | None = None
+
+    def __enter__(self) -> SyncFollowing:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Close the stream."""
+        self._close()
+
+    def read(self, request: ReadEvents) -> Heard:
+        """Wait for the next events, at most for the seconds of the request."""
+        if self._thread is None and not self._open(request):
+            time.sleep(request.seconds)
+            return Heard()
+        items: list[Event | _End] = []
+        with suppress(queue.Empty):
+            items.append(self._items.get(timeout=request.seconds))
+            while True:
+                items.append(self._items.get_nowait())
+        heard = _heard(items)
+        if heard.ended:
+            self._close()
+        return heard
+
+    def _open(self, request: ReadEvents) -> bool:
+        slot = StreamSlot.take(self._hook.connection.base_url)
+        if slot is None:
+            return False
+        self._items, self._ending = queue.SimpleQueue(), threading.Event()
+        self._thread = threading.Thread(
+            target=self._pump, args=(request, slot, self._items, self._ending), name="dify-events", daemon=True
+        )
+        self._thread.start()
+        return True
+
+    def _pump(
+        self,
+        request: ReadEvents,
+        slot: StreamSlot,
+        items: queue.SimpleQueue[Event | _End],
+        ending: threading.Event,
+    ) -> None:
+        error: DifyError | None = None
+        with slot:
+            try:
+                operation = self._hook.api.run_events(request.workflow_run_id, request.user, snapshot=True)
+                with self._hook.get_conn().open(operation.call, retry=False) as exchange:
+                    self._exchange = exchange
+                    if not ending.is_set():
+                        self._relay(operation, exchange, items)
+            except Exception as failure:
+                error = _failure(failure)
+        items.put(_End(error))
+
+    @staticmethod
+    def _relay(operation: Operation[Any], exchange: SyncExchange, items: queue.SimpleQueue[Event | _End]) -> None:
+        if not exchange.head.ok or not exchange.head.is_event_stream:
+            raise error_for_answer(exchange.read(), operation.call.what)
+        reader = EventReader()
+        for chunk in exchange.chunks(time.monotonic() + _STREAM_SECONDS):
+            for event in reader.feed(chunk):
+                items.put(event)
+            if reader.ended:
+                return
+
+    def _close(self) -> None:
+        thread, self._thread = self._thread, None
+        self._ending.set()
+        if thread is None:
+            return
+        if self._exchange is not None:
+            self._exchange.abort()
+        thread.join(_CLOSE_SECONDS)
+        self._exchange = None
+
+
+class AsyncFollowing:
+    """The stream of one wait in a triggerer; an async context manager that closes it.
+
+    :param hook: The hook of the wait.
+    """
+
+    def __init__(self, hook: DifyHook) -> None:
+        self._hook = hook
+        self._items: asyncio.Queue[Event | _End] = asyncio.Queue()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> AsyncFollowing:
+        """Return itself."""
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Close the stream."""
+        await self._close()
+
+    async def read(self, request: ReadEvents) -> Heard:
+        """Wait for the next events; see ``SyncFollowing.read``."""
+        if self._task is None and not await self._open(request):
+            await asyncio.sleep(request.seconds)
+            return Heard()
+        items: list[Event | _End] = []
+        with suppress(asyncio.TimeoutError, asyncio.QueueEmpty):
+            items.append(await asyncio.wait_for(self._items.get(), request.seconds))
+            while True:
+                items.append(self._items.get_nowait())
+        heard = _heard(items)
+        if heard.ended:
+            await self._close()
+        return heard
+
+    async def _open(self, request: ReadEvents) -> bool:
+        try:
+            connection = await self._hook.aconnection()
+        except DifyError:
+            return False
+        slot = StreamSlot.take(connection.base_url)
+        if slot is None:
+            return False
+        self._items = asyncio.Queue()
+        self._task = asyncio.create_task(self._pump(request, slot, self._items))
+        return True
+
+    async def _pump(self, request: ReadEvents, slot: StreamSlot, items: asyncio.Queue[Event | _End]) -> None:
+        error: DifyError | None = None
+        with slot:
+            try:
+                api = await self._hook.aapi()
+                operation = api.run_events(request.workflow_run_id, request.user, snapshot=True)
+                transport = await self._hook.aget_conn()
+                async with await transport.open(operation.call, retry=False) as exchange:
+                    if not exchange.head.ok or not exchange.head.is_event_stream:
+                        raise error_for_answer(await exchange.read(), operation.call.what)
+                    reader = EventReader()
+                    async for chunk in exchange.chunks(asyncio.get_running_loop().time() + _STREAM_SECONDS):
+                        for event in reader.feed(chunk):
+                            items.put_nowait(event)
+                        if reader.ended:
+                            break
+            except Exception as failure:
+                error = _failure(failure)
+        items.put_nowait(_End(error))
+
+    async def _close(self) -> None:
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
