@@ -8,15 +8,18 @@ CONSTRAINTS := constraints/airflow-$(AIRFLOW_VERSION).txt
 READY := $(VENV)/.ready
 WORKERS ?= 4
 PYTEST_ARGS ?=
+PORT ?= 0
 
 # make demo DIFY_BASE_URL=… DIFY_API_KEY=… DIFY_INPUTS='{"text": "hi"}' runs the workflow of a real server.
 export DIFY_BASE_URL DIFY_API_KEY DIFY_INPUTS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format docs wheel constraints clean
+.PHONY: help setup up down demo test lint format docs wheel constraints clean
 
 help:
 	@echo "make demo        run a workflow from a DAG, against a local Dify server"
+	@echo "make up          start Airflow with its user interface, the example DAGs and a local Dify server; PORT=… chooses"
+	@echo "make down        end them"
 	@echo "make test        run all tests; AIRFLOW_VERSION=2.11.2 chooses another Airflow, PYTEST_ARGS=… a selection"
 	@echo "make lint        ruff and mypy"
 	@echo "make format      let ruff rewrite what it can"
@@ -37,6 +40,12 @@ setup: $(READY)
 
 demo: $(READY)
 	@$(BIN)/python scripts/demo.py
+
+up: $(READY)
+	@$(BIN)/python scripts/stack.py up --port $(PORT)
+
+down:
+	@$(PYTHON) scripts/stack.py down
 
 test: $(READY)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
@@ -59,5 +68,5 @@ wheel: $(READY)
 constraints: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/resolve_constraints.sh
 
-clean:
-	@rm -rf .venvs .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site
+clean: down
+	@rm -rf .venvs .demo .up .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site
