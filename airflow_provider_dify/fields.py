@@ -39,9 +39,13 @@ class ExtraField:
 HOST_LABEL = "Base URL"
 API_KEY_LABEL = "API key"
 # Dify asks for none of these; scheme and port belong to the base URL, and every extra has a field of its own.
-HIDDEN_FIELDS = ("schema", "login", "port", "extra")
+HIDDEN_FIELDS = ("schema", "login", "extra")
 STANDARD_LABELS = {"host": HOST_LABEL, "password": API_KEY_LABEL}
-STANDARD_PLACEHOLDERS = {"host": SAAS_URL, "password": "app-… (Dify: API Access)"}
+STANDARD_PLACEHOLDERS = {
+    "host": SAAS_URL,
+    "password": "app-… (Dify: API Access)",
+    "port": "none; 0 if the Test button of Airflow 3.3 asks for credentials",
+}
 
 EXTRA_FIELDS = (
     ExtraField(
@@ -55,14 +59,15 @@ EXTRA_FIELDS = (
         "verify",
         "Verify TLS",
         "true, false, or the path of a CA bundle that signs the server's certificate. Empty means true.",
-        {"type": ["string", "boolean", "null"]},
+        # A switch could not hold the path, and the classic form saves one that was not touched as off.
+        {"type": ["string", "null"], "examples": ["true", "false"]},
         "true",
     ),
     ExtraField(
         "client_cert",
         "Client certificate",
         "Path of a PEM file with certificate and key, or a JSON list of the two paths.",
-        {"type": ["string", "array", "null"], "items": {"type": "string"}},
+        {"type": ["string", "null"]},
         "/etc/ssl/dify-client.pem",
     ),
     ExtraField(
@@ -77,14 +82,14 @@ EXTRA_FIELDS = (
         "connect_timeout",
         "Connect timeout",
         f"Seconds to wait for a connection. Empty means {CONNECT_TIMEOUT_SECONDS:g}.",
-        {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT_SECONDS},
+        {"type": ["number", "null"], "minimum": 0, "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT_SECONDS},
         f"{CONNECT_TIMEOUT_SECONDS:g}",
     ),
     ExtraField(
         "read_timeout",
         "Read timeout",
         f"Seconds to wait for an answer, or between two parts of one. Empty means {READ_TIMEOUT_SECONDS:g}.",
-        {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT_SECONDS},
+        {"type": ["number", "null"], "minimum": 0, "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT_SECONDS},
         f"{READ_TIMEOUT_SECONDS:g}",
     ),
     ExtraField(
@@ -92,7 +97,7 @@ EXTRA_FIELDS = (
         "Gateway headers",
         'JSON object of headers that a gateway before Dify expects, such as {"X-Gateway-Token": "…"}; their values '
         "are masked in logs.",
-        {"type": ["object", "string", "null"], "additionalProperties": {"type": "string"}},
+        {"type": ["object", "null"], "additionalProperties": {"type": "string"}},
         '{"X-Gateway-Token": "…"}',
     ),
     ExtraField(

@@ -10,13 +10,16 @@ from airflow_provider_dify.fields import EXTRA_FIELDS, HIDDEN_FIELDS, STANDARD_L
 def ui_field_behaviour(*, in_extra: bool = True) -> dict[str, Any]:
     """Return which standard fields the form shows, under which labels.
 
+    Provider info shows the port: the Test button of Airflow 3.3.0 to 3.3.2 posts 0 where none is stored, and the
+    server then refuses to test (apache/airflow PR 73298); a port that is stored, 0 included, helps.
+
     :param in_extra: Spelling of the keys: with hyphens for provider info (3.2+), with underscores for the
         hook's classic method (2.11 to 3.1).
     """
     placeholders = {**STANDARD_PLACEHOLDERS}
     placeholders |= {extra.name: extra.placeholder for extra in EXTRA_FIELDS if extra.placeholder}
     behaviour = {
-        "hidden-fields": list(HIDDEN_FIELDS),
+        "hidden-fields": [*HIDDEN_FIELDS, *(() if in_extra else ("port",))],
         "relabeling": dict(STANDARD_LABELS),
         "placeholders": placeholders,
     }

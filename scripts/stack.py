@@ -22,6 +22,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 USER = PASSWORD = "admin"
@@ -148,6 +149,12 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
     return port
+
+
+def port_of(address: str) -> int:
+    """Return the port of a base URL; without a port in its own field Airflow 3.3.2 does not test a connection."""
+    parts = urlsplit(address)
+    return parts.port or (80 if parts.scheme == "http" else 443)
 
 
 def answer(url: str) -> bytes:
