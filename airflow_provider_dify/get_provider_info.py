@@ -12,7 +12,7 @@ _PACKAGE = "airflow_provider_dify"
 
 
 def get_provider_info() -> dict[str, Any]:
-    """Return the provider's connection type with its form, its hook and its link."""
+    """Return the provider's connection type with its form, its hook, its link and its TaskFlow decorator."""
     return {
         "package-name": "airflow-provider-dify",
         "name": "Dify",
@@ -23,6 +23,9 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [{"integration-name": "Dify", "python-modules": [f"{_PACKAGE}.operators.workflow"]}],
         "sensors": [{"integration-name": "Dify", "python-modules": [f"{_PACKAGE}.sensors.workflow"]}],
         "triggers": [{"integration-name": "Dify", "python-modules": [f"{_PACKAGE}.triggers.workflow"]}],
+        "task-decorators": [
+            {"name": "dify_workflow", "class-name": f"{_PACKAGE}.decorators.workflow.dify_workflow_task"}
+        ],
         "connection-types": [
             {
                 "hook-class-name": f"{_PACKAGE}.hooks.dify.DifyHook",

@@ -138,6 +138,9 @@ def test_everything_that_is_named_exists() -> None:
     for path in (*INFO["extra-links"], CONNECTION["hook-class-name"]):
         module, _, name = path.rpartition(".")
         assert isinstance(getattr(importlib.import_module(module), name), type)
+    for entry in INFO["task-decorators"]:
+        module, _, name = entry["class-name"].rpartition(".")
+        assert callable(getattr(importlib.import_module(module), name))
     assert (DifyHook.conn_type, DifyHook.hook_name) == (CONNECTION["connection-type"], CONNECTION["hook-name"])
 
 

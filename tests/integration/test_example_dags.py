@@ -26,9 +26,14 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "wait": {"summary": "A long report is being summarized.", "word_count": 11},
     },
     "dify_mapped": {"collect": [f"Document {number} says something." for number in (1, 2, 3)]},
+    "dify_taskflow": {
+        "join": " ".join(f"Report {number}: Sales went up." for number in (1, 2, 3)),
+        "summarize_all": {"summary": "Report 1: Sales went up.", "word_count": 15},
+        "report": "15 words",
+    },
     "dify_streaming": {"report": "Words come one by one."},
 }
-RUNS = {"dify_mapped": 3}
+RUNS = {"dify_mapped": 3, "dify_taskflow": 4}
 SKIPPED = {"dify_deferrable": {"drop"}}
 
 

@@ -1,0 +1,54 @@
+"""What a TaskFlow function may return."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_dify.api.returned import inputs_and_files
+from airflow_provider_dify.exceptions import DifyInvalidInputError
+
+names = st.text(max_size=5)
+inputs = st.dictionaries(names, st.integers() | st.text(max_size=5), max_size=3)
+files = st.lists(st.text(max_size=5), max_size=3)
+
+
+@given(inputs, files)
+def test_what_is_returned_is_passed_on(given_inputs: dict[str, Any], given_files: list[str]) -> None:
+    assert inputs_and_files(given_inputs, "f") == (given_inputs, None)
+    assert inputs_and_files((given_inputs, given_files), "f") == (given_inputs, given_files)
+    assert inputs_and_files((given_inputs, tuple(given_files)), "f") == (given_inputs, given_files)
+    assert inputs_and_files((given_inputs, None), "f") == (given_inputs, None)
+    assert inputs_and_files((None, given_files), "f") == ({}, given_files)
+
+
+def test_nothing_is_no_inputs() -> None:
+    assert inputs_and_files(None, "f") == ({}, None)
+    assert inputs_and_files((None, None), "f") == ({}, None)
+
+
+WRONG: list[tuple[Any, str]] = [
+    ("text", "str of length 4"),
+    ('{"text": "x"}', "str of length 13"),
+    (["x"], "list of length 1"),
+    (7, "int"),
+    (False, "bool"),
+    ((), "tuple of length 0"),
+    (({},), "tuple of length 1"),
+    (({}, [], []), "tuple of length 3"),
+    (({}, "https://example.com/a.pdf"), "a tuple of dict of length 0 and str of length 25"),
+    (({}, {"type": "document"}), "a tuple of dict of length 0 and dict of length 1"),
+    ((["x"], []), "a tuple of list of length 1 and list of length 0"),
+    ((each for each in "x"), "generator"),
+]
+
+
+@pytest.mark.parametrize(("returned", "shape"), WRONG, ids=[shape for _, shape in WRONG])
+def test_anything_else_is_refused_by_its_shape(returned: Any, shape: str) -> None:
+    with pytest.raises(DifyInvalidInputError) as caught:
+        inputs_and_files(returned, "summarize")
+    assert "The function 'summarize' must return the workflow's inputs" in str(caught.value)
+    assert str(caught.value).endswith(f"and returned {shape}.")
