@@ -19,6 +19,8 @@ from airflow_provider_dify.exceptions import DifyConfigurationError
 from airflow_provider_dify.fields import (
     CONNECT_TIMEOUT_SECONDS,
     EXTRA_NAMES,
+    MAX_CONNECTIONS,
+    MAX_CONNECTIONS_LIMIT,
     MAX_TIMEOUT_SECONDS,
     READ_TIMEOUT_SECONDS,
     SAAS_CONSOLE_URL,
@@ -66,6 +68,7 @@ class DifyConnection:
     :param proxy: Proxy for every request, from the connection or the environment; None for none.
     :param connect_timeout: Seconds.
     :param read_timeout: Seconds.
+    :param max_connections: Requests that the waiting tasks of a triggerer have under way at a time.
     :param headers: Headers for a gateway.
     :param console_url: Dify's console, without a slash at the end; None where only a gateway is known.
     """
@@ -78,6 +81,7 @@ class DifyConnection:
     proxy: str | None = field(default=None, repr=False)
     connect_timeout: float = CONNECT_TIMEOUT_SECONDS
     read_timeout: float = READ_TIMEOUT_SECONDS
+    max_connections: int = MAX_CONNECTIONS
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     console_url: str | None = SAAS_CONSOLE_URL
 
@@ -147,6 +151,7 @@ class DifyConnection:
             proxy=check.proxy(values.get("proxy"), base),
             connect_timeout=check.seconds("connect_timeout", values, CONNECT_TIMEOUT_SECONDS),
             read_timeout=check.seconds("read_timeout", values, READ_TIMEOUT_SECONDS),
+            max_connections=check.count("max_connections", values, MAX_CONNECTIONS, MAX_CONNECTIONS_LIMIT),
             headers=check.headers(values.get("headers")),
             console_url=check.console_url(values.get("console_url"), base if api_contract == SERVICE_API else None),
         )
@@ -303,6 +308,18 @@ class _Check:
                 f"must be more than 0 and at most {MAX_TIMEOUT_SECONDS:g} seconds and is {_shown(value)}.",
             )
         return seconds
+
+    def count(self, field_name: str, values: Mapping[str, Any], default: int, most: int) -> int:
+        value = values.get(field_name)
+        if value is None:
+            return default
+        try:
+            number = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not (1 <= number <= most and number.is_integer()):
+            raise self._error(field_name, f"must be a whole number from 1 to {most} and is {_shown(value)}.")
+        return int(number)
 
     def headers(self, value: Any) -> dict[str, str]:
         if value is None:

@@ -16,6 +16,8 @@ SAAS_CONSOLE_URL = "https://cloud.dify.ai"
 CONNECT_TIMEOUT_SECONDS = 10.0
 READ_TIMEOUT_SECONDS = 30.0
 MAX_TIMEOUT_SECONDS = 3600.0
+MAX_CONNECTIONS = 4
+MAX_CONNECTIONS_LIMIT = 100
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,14 @@ EXTRA_FIELDS = (
         f"Seconds to wait for an answer, or between two parts of one. Empty means {READ_TIMEOUT_SECONDS:g}.",
         {"type": ["number", "null"], "minimum": 0, "exclusiveMinimum": 0, "maximum": MAX_TIMEOUT_SECONDS},
         f"{READ_TIMEOUT_SECONDS:g}",
+    ),
+    ExtraField(
+        "max_connections",
+        "Connections of a triggerer",
+        "Requests that all waiting tasks of one triggerer have under way at a time. Empty means "
+        f"{MAX_CONNECTIONS}; a stock Dify has ten connections for all its clients.",
+        {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_CONNECTIONS_LIMIT},
+        f"{MAX_CONNECTIONS}",
     ),
     ExtraField(
         "headers",

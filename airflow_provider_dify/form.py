@@ -57,5 +57,5 @@ def _widget(extra: ExtraField) -> Any:
         options["default"] = schema["default"]
     if schema.get("format") == "password":
         return PasswordField(extra.label, **{**options, "widget": BS3PasswordFieldWidget()})
-    kind = IntegerField if "number" in schema["type"] else StringField
+    kind = IntegerField if {"integer", "number"} & set(schema["type"]) else StringField
     return kind(extra.label, **options)

@@ -48,7 +48,13 @@ def test_a_connection_with_nothing_but_a_key() -> None:
     defaults = {"api_contract": "service-api", "verify": True, "client_cert": None, "proxy": None, "headers": {}}
     times = {"connect_timeout": 10.0, "read_timeout": 30.0}
     addresses = {"base_url": "https://api.dify.ai/v1", "console_url": "https://cloud.dify.ai"}
-    assert asdict(parse(host=None, schema="", port=0)) == {"api_key": KEY, **defaults, **times, **addresses}
+    assert asdict(parse(host=None, schema="", port=0)) == {
+        "api_key": KEY,
+        "max_connections": 4,
+        **defaults,
+        **times,
+        **addresses,
+    }
 
 
 @pytest.mark.parametrize(
@@ -162,6 +168,8 @@ GOOD_EXTRAS: list[tuple[str, Any, Any]] = [
     ("proxy", " https://me:it@proxy.example.com ", "https://me:it@proxy.example.com"),
     *[(name, value, 2.5) for name in ("connect_timeout", "read_timeout") for value in (2.5, "2.5", " 2.5\n")],
     *[(name, value, 3600.0) for name in ("connect_timeout", "read_timeout") for value in (3600, "3600", "3.6e3")],
+    *[("max_connections", value, 9) for value in (9, 9.0, "9", " 9 ")],
+    ("max_connections", 100, 100),
     ("headers", {}, {}),
     ("headers", {"X-Token": SECRET, "cookie": "a=b; c=d"}, {"X-Token": SECRET, "cookie": "a=b; c=d"}),
     ("headers", '{"X-Token": "a\\tb"}', {"X-Token": "a\tb"}),
@@ -250,6 +258,9 @@ BAD_EXTRAS: dict[str, list[Any]] = {
     " in the triggerer) and is dict of length 1.": [{"proxy": {"https": "http://proxy"}}],
     "connect_timeout: must be more than 0 and at most 3600 seconds and is ": [{"connect_timeout": n} for n in NUMBERS],
     "read_timeout: must be more than 0 and at most 3600 seconds and is ": [{"read_timeout": n} for n in NUMBERS],
+    "max_connections: must be a whole number from 1 to 100 and is ": [
+        {"max_connections": n} for n in (0, -1, 101, 1.5, "many", True, [4], math.inf, 10**400)
+    ],
     "headers: is a string of 14 characters that is no JSON.": [{"headers": SECRET}],
     "headers: is a string of 100000 characters that is no JSON.": [{"headers": "[" * 100_000}],
     "headers: must be a JSON object of names and values and is list": [{"headers": [SECRET]}, {"headers": '["a"]'}],
@@ -352,6 +363,7 @@ def test_any_extra_is_a_connection_or_refused(extra: dict[str, Any]) -> None:
         return
     assert set(extra) <= set(EXTRA_NAMES)
     assert 0 < connection.connect_timeout <= 3600
+    assert 1 <= connection.max_connections <= 100
     assert KEY in connection.secrets
     assert KEY not in connection.redact(f"{connection} {KEY}")
 

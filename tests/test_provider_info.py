@@ -166,7 +166,7 @@ def test_the_classic_form_has_every_extra() -> None:
         assert widgets[extra.name].args[0] == extra.label
         assert widgets[extra.name].kwargs["description"].startswith(extra.help)
     kinds = {name: widget.field_class.__name__ for name, widget in widgets.items()}
-    numbers, secret = {"connect_timeout", "read_timeout"}, {"proxy"}
+    numbers, secret = {"connect_timeout", "read_timeout", "max_connections"}, {"proxy"}
     assert {name for name, kind in kinds.items() if kind == "IntegerField"} == numbers
     assert {name for name, kind in kinds.items() if kind == "PasswordField"} == secret
     assert {kind for name, kind in kinds.items() if name not in numbers | secret} == {"StringField"}
@@ -183,7 +183,7 @@ def test_the_classic_form_takes_choices_numbers_and_nothing() -> None:
 
     assert form_class().data["api_contract"] == "service-api"
     assert errors(**dict.fromkeys(EXTRA_NAMES, "")) == set()
-    assert errors(api_contract="workflow-runs", connect_timeout="60", verify="false") == set()
+    assert errors(api_contract="workflow-runs", connect_timeout="60", verify="false", max_connections="8") == set()
     assert errors(api_contract="v1", connect_timeout="soon") == {"api_contract", "connect_timeout"}
 
 

@@ -710,7 +710,7 @@ class DifyHook(BaseHook):
                 return end.value  # type: ignore[no-any-return]
             told = None
             if isinstance(request, Sleep):
-                await asyncio.sleep(request.seconds)
+                await self._anap(request.seconds)
             elif isinstance(request, LookAt):
                 told = await self.alook(request.workflow_run_id)
             elif isinstance(request, FindMarker):
@@ -721,6 +721,9 @@ class DifyHook(BaseHook):
                 told = await self.aget_pause_questions(request.run)
             else:
                 log(request.line)
+
+    async def _anap(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
     def _look_up(self, user: str, *, timeout: float | None = None) -> LogPage | DifyError:
         try:

@@ -20,6 +20,7 @@ from airflow_provider_dify.api.steps import StepLog
 from airflow_provider_dify.api.waiting import wait_for_run
 from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.hooks.dify import DifyHook
+from airflow_provider_dify.hooks.poller import PolledHook
 from airflow_provider_dify.triggers.report import Report, SearchReport
 from airflow_provider_dify.triggers.stopping import (
     CALLS_ON_KILL,
@@ -53,11 +54,13 @@ class _DifyTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield one event."""
-        hook = DifyHook(self.dify_conn_id)
+        hook = PolledHook(self.dify_conn_id)
         work = asyncio.ensure_future(self._report(hook))
         try:
             # Not awaited itself: what it awaits may swallow the message by which Airflow knows a person's cancel.
             await asyncio.wait({work})
+            # Before the event: who takes only that ends the loop without letting this generator go on.
+            await hook.aclose()
             yield TriggerEvent(work.result().event())  # type: ignore[no-untyped-call]
         except asyncio.CancelledError:
             work.cancel()
@@ -66,7 +69,7 @@ class _DifyTrigger(BaseTrigger):
                 await self.on_kill()
             raise
         finally:
-            await hook.aclose()
+            await undisturbed(hook.aclose(), CLOSE_SECONDS)
 
     async def on_kill(self) -> None:
         """Stop the run when a person marked, cleared or failed the task.
@@ -87,7 +90,7 @@ class _DifyTrigger(BaseTrigger):
             await hook.aclose()
 
     @abstractmethod
-    async def _report(self, hook: DifyHook) -> Report | SearchReport:
+    async def _report(self, hook: PolledHook) -> Report | SearchReport:
         """Wait for what the trigger is for."""
 
     @abstractmethod
@@ -155,12 +158,20 @@ class DifyWorkflowRunTrigger(_DifyTrigger):
         self.user = user
         self.follow_events = follow_events
 
-    async def _report(self, hook: DifyHook) -> Report:
+    async def _report(self, hook: PolledHook) -> Report:
+        deadline, since = Deadline(self.end_time), time.time() if self.since is None else self.since
+        hook.wait_for(
+            self.workflow_run_id,
+            since=since,
+            longest=self.max_poll_interval,
+            deadline=deadline,
+            whole=self.follow_events and self.user is None,
+        )
         wait = wait_for_run(
             self.workflow_run_id,
             schedule=PollSchedule(self.poll_interval, self.max_poll_interval),
-            deadline=Deadline(self.end_time),
-            since=time.time() if self.since is None else self.since,
+            deadline=deadline,
+            since=since,
             clock=time.time,
             chance=random.random,
             first_wait=self.first_wait,
@@ -226,7 +237,7 @@ class DifyFindRunTrigger(_DifyTrigger):
         self.poll_interval = poll_interval
         self.max_poll_interval = max_poll_interval
 
-    async def _report(self, hook: DifyHook) -> SearchReport:
+    async def _report(self, hook: PolledHook) -> SearchReport:
         flow = find_run(
             self.markers,
             schedule=PollSchedule(self.poll_interval, self.max_poll_interval),
