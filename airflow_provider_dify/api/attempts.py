@@ -49,10 +49,22 @@ class TaskTry:
     def _marker_of(self, number: int) -> str:
         return marker(self.dag_id, self.task_id, self.run_id, self.map_index, self.life, number)
 
+    @property
+    def _first(self) -> int:
+        """The number of the first try of this life: a clear sets ``max_tries`` to the tries so far and ``retries``."""
+        return max(1, self.life - self.retries + 1)
+
     def earlier_markers(self) -> list[str]:
         """Return the markers that earlier tries of the same life may have used, latest first."""
-        first = max(1, self.life - self.retries + 1, self.number - MAX_EARLIER_TRIES)
+        first = max(self._first, self.number - MAX_EARLIER_TRIES)
         return [self._marker_of(number) for number in range(self.number - 1, first - 1, -1)]
+
+    def shares_life_with(self, kept: Submitted) -> bool:
+        """Tell whether a try of this life has written a note.
+
+        ``max_tries`` alone would not tell: it is the same again where someone lowers ``retries`` before a clear.
+        """
+        return kept.life == self.life and (kept.number is None or kept.number >= self._first)
 
 
 @dataclass(frozen=True)
@@ -63,12 +75,17 @@ class Submitted:
     :param marker: The ``user`` of the submission.
     :param workflow_run_id: The run; None as long as it is not known.
     :param task_id: Dify's id for a stop; None where it is not known.
+    :param number: The try that has written this; None where it is not known.
+    :param settled: Whether the run is accounted for: its outputs, or its id, have been handed over. A retry that
+        Airflow starts all the same takes them once more, and a clear leaves the run alone.
     """
 
     life: int
     marker: str
     workflow_run_id: str | None = None
     task_id: str | None = None
+    number: int | None = None
+    settled: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """Return what is kept."""
@@ -82,11 +99,14 @@ class Submitted:
         life, user = number_or_none(kept.get("life")), text_or_none(kept.get("marker"))
         if life is None or user is None:
             return None
+        number = number_or_none(kept.get("number"))
         return cls(
             life=int(life),
             marker=user,
             workflow_run_id=text_or_none(kept.get("workflow_run_id")),
             task_id=text_or_none(kept.get("task_id")),
+            number=None if number is None else int(number),
+            settled=kept.get("settled") is True,
         )
 
 

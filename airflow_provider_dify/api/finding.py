@@ -88,9 +88,13 @@ def find_run(
             assert isinstance(answer, LogPage)
             server = Server(answer.server_version)
             runs = [run for run in answer.runs if run.user in (None, marker)]
-            if found := [run for run in runs if wanted is None or wanted(run)]:
-                return Found(min(found, key=lambda run: run.created_at or 0).workflow_run_id, marker)
-            latest_is_settled = latest_is_settled or bool(runs and marker == markers[0])
+            if not runs:
+                continue
+            # A marker has one run, unless a DAG run was deleted and triggered again by the same id.
+            newest = max(runs, key=lambda run: run.created_at or 0)
+            if wanted is None or wanted(newest):
+                return Found(newest.workflow_run_id, marker)
+            latest_is_settled = latest_is_settled or marker == markers[0]
         looks, failures = looks + 1, failures + 1 if error else 0
         if error is None and streamed and not server.survives_closed_stream:
             return NotFound(f"Dify {server.version} never lists a run whose stream was closed")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_dify.api.attempts import Submitted, look_at_earlier, search_deadline
-from airflow_provider_dify.api.finding import FindResult, find_run, of_use
+from airflow_provider_dify.api.finding import FindResult, NotFound, find_run, of_use
 from airflow_provider_dify.api.following import FollowFlow, followed, with_failed_step
 from airflow_provider_dify.api.inputs import check_inputs, check_user
 from airflow_provider_dify.api.outcomes import outputs_of, paused_error, retry_after_timeout, timeout_error
@@ -59,6 +59,12 @@ class Submission:
     started_at: float
     attempts: int = 0
 
+    @classmethod
+    def read(cls, told: dict[str, Any]) -> Submission:
+        """Return what was known before the task was deferred, maybe by a newer version of this package."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in told.items() if name in known})
+
 
 class Execution:
     """One try of a task, from its start or from where the triggerer has handed it back.
@@ -76,6 +82,9 @@ class Execution:
         self._ledger = SubmissionLedger(context, self._try, durable=task.durable)
         self._started: StartedRun | None = None
         self._submitted_user: str | None = None
+        # The markers of submissions whose run is not known by its id.
+        self._sought: tuple[str, ...] = ()
+        self._is_killed = False
 
     def begin(self) -> Any:
         """Start the try: everything that a DAG author passes is checked before anything is looked for or sent."""
@@ -85,11 +94,23 @@ class Execution:
 
     def submit_again(self, submission: dict[str, Any]) -> Any:
         """Submit a run that was rate-limited before."""
-        return self._submit(Submission(**submission))
+        resumed = Submission.read(submission)
+        return self._submit(resumed) if self._is_of_this_try(resumed) else self.begin()
 
     def searched_in_triggerer(self, event: Any, submission: dict[str, Any], *, earlier: bool) -> Any:
         """Go on where the search for a run in the triggerer has ended."""
-        return self._searched(Submission(**submission), SearchReport.parse(event), earlier=earlier)
+        resumed = Submission.read(submission)
+        if not self._is_of_this_try(resumed):
+            return self.begin()
+        return self._searched(resumed, SearchReport.parse(event), earlier=earlier)
+
+    def _is_of_this_try(self, submission: Submission) -> bool:
+        """Tell whether this try was deferred with it.
+
+        A scheduler of Airflow 2 that finds a task of a dead scheduler's executor resumes it once more, as another
+        try. What the first one has done since its resumption only a try that begins anew takes into account.
+        """
+        return submission.user == self._user()
 
     def waited_in_triggerer(
         self, event: Any, workflow_run_id: str | None, task_id: str | None, end_time: float | None, user: str | None
@@ -106,16 +127,26 @@ class Execution:
         return self._finish(self._started, result, deadline, user)
 
     def killed(self) -> None:
-        """Stop the run, since the task is killed on the worker."""
-        if not self._task.cancel_on_kill or self._submitted_user is None:
+        """Stop the run, since the task is killed on the worker.
+
+        Airflow 3 lets the process go on for some seconds after this: it submits nothing then, and a run whose id
+        it learns only then is stopped as well.
+        """
+        self._is_killed = True
+        started, user = self._started, self._submitted_user
+        if not self._task.cancel_on_kill or (started is None and not self._sought and user is None):
             return
-        started = self._started
+        if self._ledger.has_passed_on():
+            self._log.info("Another try of the task goes on with the Dify run, which is not stopped.")
+            return
         if started is None and self._can_search:
-            found = self._hook.find_started(self._submitted_user)
-            started = None if found is None else StartedRun(found)
+            for user in self._sought:
+                if (found := self._hook.find_started(user)) is not None:
+                    started = StartedRun(found)
+                    break
         if started is None:
             self._log.warning("A run that was submitted and is not known by its id cannot be stopped. It may run.")
-        elif self._stop(started, self._submitted_user, "the task was killed"):
+        elif self._stop(started, user, "the task was killed"):
             self._ledger.settle()
 
     def _user(self) -> str:
@@ -146,7 +177,7 @@ class Execution:
                 else "the workflow-runs contract has no logs",
             )
         kept = self._ledger.read()
-        if kept is not None and kept.life != self._try.life:
+        if kept is not None and not self._try.shares_life_with(kept):
             self._end_former_life(kept)
             self._ledger.settle()
             kept = None
@@ -176,12 +207,17 @@ class Execution:
 
     def _end_former_life(self, kept: Submitted) -> None:
         """Stop what a cleared task has left running, where the clear itself did not get to it."""
-        if self._task.cancel_on_kill and kept.workflow_run_id is not None:
-            run = StartedRun(kept.workflow_run_id, kept.task_id)
-            self._stop(run, kept.marker, "the task was cleared")
+        if kept.settled or not self._task.cancel_on_kill:
+            return
+        run_id = kept.workflow_run_id
+        if run_id is None and self._can_search:
+            run_id = self._hook.find_started(kept.marker)
+        if run_id is not None:
+            self._stop(StartedRun(run_id, kept.task_id), kept.marker, "the task was cleared")
 
     def _search(self, submission: Submission, markers: list[str], *, earlier: bool) -> Any:
         """Look for a run by its markers: here, or deferred."""
+        self._sought = tuple(markers)
         deadline, since = self._deadline(submission), time.time()
         streamed = self._task.response_mode == "streaming"
         if self._task.deferrable:
@@ -215,7 +251,7 @@ class Execution:
 
     def _searched(self, submission: Submission, result: FindResult, *, earlier: bool) -> Any:
         # Where an earlier try has submitted, that submission is the one in doubt.
-        kept = self._ledger.read()
+        kept = self._ledger.read() if isinstance(result, NotFound) else None
         step = after_search(
             result,
             submission.user,
@@ -230,6 +266,7 @@ class Execution:
 
     def _take_up(self, submission: Submission, started: StartedRun, user: str) -> Any:
         """Go on with a run of an earlier try, or start a new one where that has ended in vain."""
+        self._started, self._submitted_user = started, user
         run = self._hook.follow(look_at_earlier(started.workflow_run_id, time.time), self._log.info)
         step = after_look(
             started,
@@ -240,6 +277,7 @@ class Execution:
         if isinstance(step, Wait):
             submission = replace(submission, user=user)
         else:
+            self._started = self._submitted_user = None
             self._ledger.settle()
             submission = replace(submission, submitted_at=time.time())
         return self._go(step, submission)
@@ -259,7 +297,7 @@ class Execution:
             submission = self._await_turn(step, submission)
 
     def _send(self, submission: Submission) -> StartedRun:
-        self._submitted_user = submission.user
+        self._submitted_user, self._sought = submission.user, (submission.user,)
         return self._hook.create_workflow_run(
             check_inputs(self._task.inputs),
             user=submission.user,
@@ -269,13 +307,21 @@ class Execution:
             workflow_id=self._task.workflow_id,
             submit_timeout=self._task.submit_timeout,
             timeout=max(self._deadline(submission).left(time.time()), self._task.submit_timeout),
-            before_send=partial(self._ledger.intend, submission.user),
+            before_send=partial(self._before_send, submission),
             on_started=partial(self._announce, submission=submission),
         )
 
+    def _before_send(self, submission: Submission) -> None:
+        if self._is_killed:
+            raise DifyError("The task was killed before its submission was sent, so nothing was submitted.")
+        self._ledger.intend(submission.user)
+
     def _after_failure(self, error: DifyError, submission: Submission) -> SubmitLater | Search | Fail:
+        if error.workflow_run_id is not None:
+            # There is a run, and what is written down about it stays.
+            return Fail(error)
         if not isinstance(error, DifySubmissionUnknownError):
-            self._submitted_user = None
+            self._submitted_user, self._sought = None, ()
             self._ledger.settle()
         return after_failed_submission(
             error,
@@ -290,7 +336,7 @@ class Execution:
     def _await(self, started: StartedRun, submission: Submission) -> Any:
         """Wait for a run that has a name: here, or deferred."""
         if not self._task.wait_for_termination:
-            self._ledger.settle()
+            self._ledger.started(started, submission.user, settled=True)
             return started.workflow_run_id
         deadline = self._deadline(submission)
         if started.settled:
@@ -306,12 +352,21 @@ class Execution:
         """Put what is known of a run where people, other tasks and the next try find it, before anything else."""
         self._started, self._submitted_user = started, submission.user
         self._ledger.started(started, submission.user)
+        if self._is_killed and self._task.cancel_on_kill:
+            self._stop_late(started, submission.user)
         ti: Any = self._context["ti"]
         ti.xcom_push(key=RUN_ID_XCOM_KEY, value=started.workflow_run_id)
         if started.task_id is not None:
             ti.xcom_push(key=TASK_ID_XCOM_KEY, value=started.task_id)
         deadline = self._deadline(submission) if self._task.wait_for_termination else None
         introduce(self._hook, self._context, started, self._log.info, user=submission.user, deadline=deadline)
+
+    def _stop_late(self, started: StartedRun, user: str) -> NoReturn:
+        """Stop a run that has told its id only after the task was killed."""
+        if self._stop(started, user, "the task was killed"):
+            self._ledger.settle()
+        run_id = started.workflow_run_id
+        raise DifyError(f"The task was killed while it submitted Dify run {run_id}.", workflow_run_id=run_id)
 
     def _await_turn(self, step: SubmitLater, submission: Submission) -> Submission:
         """Let time pass before a rate-limited submission is tried again: asleep here, or deferred."""
@@ -379,7 +434,10 @@ class Execution:
         run_id, ledger = started.workflow_run_id, self._ledger
         if isinstance(result, Ended):
             self._started = self._submitted_user = None
-            ledger.settle()
+            if result.run.status in (RunStatus.FAILED, RunStatus.STOPPED):
+                ledger.settle()
+            else:
+                ledger.started(started, user, settled=True)
             partial_success = result.run.status is RunStatus.PARTIAL_SUCCEEDED
             (self._log.warning if partial_success else self._log.info)(closing_line(result.run))
             if started.app_id is None and result.run.app_id is not None:

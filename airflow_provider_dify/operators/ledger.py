@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
+from threading import Thread
 from typing import Any
 
 from airflow_provider_dify.api.attempts import Submitted, TaskTry
@@ -10,6 +12,8 @@ from airflow_provider_dify.api.runs import StartedRun
 from airflow_provider_dify.exceptions import DifyError
 
 STORE_KEY = "dify_submission"
+# Airflow kills a process 5 s after it has asked it to end, and the stop of the run takes its time too.
+ASK_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +25,8 @@ class SubmissionLedger:
     before the POST tells a later try that there may be a run; what is missing there tells that there is none.
     Without a store only the markers in Dify's logs are left, and those do not list a queued run.
 
-    Only the note before the POST must not fail: without it the next try would believe that nothing was sent.
+    What a try begins with must be read, and the note before the POST must be written: without either a try, or the
+    next one, would believe that nothing was sent. Everything else is a help for the next try, and may fail.
 
     :param context: The task's context.
     :param task_try: This try.
@@ -33,14 +38,38 @@ class SubmissionLedger:
         self._store = context.get("task_state_store") if durable else None
 
     def read(self) -> Submitted | None:
-        """Return what was written last, by this try or an earlier one, of this life or a former one."""
+        """Return what was written last, by this try or an earlier one, of this life or a former one.
+
+        :raises DifyError: The store failed; nothing may be sent then.
+        """
         if self._store is None:
             return None
         try:
             return Submitted.read(self._store.get(STORE_KEY))
         except Exception as error:
-            self._give_up("read", error)
-            return None
+            raise _store_error("read", error) from error
+
+    def has_passed_on(self) -> bool:
+        """Tell whether another try of the task goes on with what this process has begun.
+
+        Asked when a process is killed: Airflow also kills one that it took for dead, and whose run another try may
+        have taken up since. That may be in the middle of another call, so it is asked in a thread, and not for long.
+        """
+        told: list[bool] = []
+
+        def ask() -> None:
+            with suppress(Exception):
+                told.append(_has_passed_on_in_database(self._try) if self._store is None else self._is_noted_by_later())
+
+        thread = Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(ASK_SECONDS)
+        return bool(told) and told[0]
+
+    def _is_noted_by_later(self) -> bool:
+        # To a process whose task instance has become another try the store of Airflow 3.3 shows nothing.
+        kept = self.read()
+        return kept is None or (kept.number is not None and kept.number > self._try.number)
 
     @property
     def is_complete(self) -> bool:
@@ -58,35 +87,66 @@ class SubmissionLedger:
         if self._store is None:
             return
         try:
-            self._store.set(STORE_KEY, Submitted(self._try.life, user).as_json())
+            self._store.set(STORE_KEY, self._note(user).as_json())
         except Exception as error:
-            raise DifyError(
-                f"Airflow's task state store could not be written ({type(error).__name__}: {error}), so nothing was "
-                "submitted: a retry could not tell whether there is a run. A retry of the task submits."
-            ) from error
+            raise _store_error("written", error) from error
 
-    def started(self, run: StartedRun, user: str) -> None:
-        """Write down which run there is."""
+    def started(self, run: StartedRun, user: str, *, settled: bool = False) -> None:
+        """Write down which run there is.
+
+        :param settled: Whether it is accounted for. That is written down and not forgotten, since the process may
+            still die, or fail to hand over its outputs, before Airflow knows of its success.
+        """
         if self._store is None:
             return
-        submitted = Submitted(self._try.life, user, run.workflow_run_id, run.task_id)
         try:
-            self._store.set(STORE_KEY, submitted.as_json())
+            self._store.set(STORE_KEY, self._note(user, run, settled=settled).as_json())
         except Exception as error:
-            self._give_up("written", error)
+            _warn("written", error)
 
     def settle(self) -> None:
-        """Forget the submission: its run is accounted for, or there is none."""
+        """Forget the submission: there is no run, or none that a retry would take."""
         if self._store is None:
             return
         try:
             self._store.delete(STORE_KEY)
         except Exception as error:
-            self._give_up("cleared", error)
+            _warn("cleared", error)
 
-    def _give_up(self, deed: str, error: Exception) -> None:
-        log.warning("The task state store could not be %s (%s): a retry goes by Dify's logs.", deed, error)
-        self._store = None
+    def _note(self, user: str, run: StartedRun | None = None, *, settled: bool = False) -> Submitted:
+        run_id, task_id = (None, None) if run is None else (run.workflow_run_id, run.task_id)
+        return Submitted(self._try.life, user, run_id, task_id, number=self._try.number, settled=settled)
+
+
+def _store_error(deed: str, error: Exception) -> DifyError:
+    return DifyError(
+        f"Airflow's task state store could not be {deed} ({type(error).__name__}: {error}), so nothing was "
+        "submitted: a retry could not tell whether there is a run. A retry of the task goes on."
+    )
+
+
+def _warn(deed: str, error: Exception) -> None:
+    log.warning("The task state store could not be %s (%s): a retry goes by Dify's logs.", deed, error)
+
+
+def _has_passed_on_in_database(this: TaskTry) -> bool:
+    try:
+        import airflow.sdk  # noqa: F401
+    except ImportError:
+        pass
+    else:
+        # Airflow 3.0 to 3.2: nothing tells a task which try its task instance is at.
+        return False
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        row = (
+            session.query(TaskInstance.try_number, TaskInstance.state)
+            .filter_by(dag_id=this.dag_id, task_id=this.task_id, run_id=this.run_id, map_index=this.map_index)
+            .one_or_none()
+        )
+    return row is not None and (row[0] > this.number or row[1] in (None, "up_for_retry"))
 
 
 def task_try(ti: Any, retries: int | None) -> TaskTry:

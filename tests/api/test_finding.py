@@ -83,9 +83,21 @@ def test_runs_of_other_users_do_not_count() -> None:
     assert isinstance(result, NotFound)
 
 
-def test_of_two_runs_of_one_marker_the_first_counts() -> None:
+def test_of_two_runs_of_one_marker_the_latest_counts() -> None:
     result, _ = search(lambda user, now: page(logged("late", created_at=9), logged("early", created_at=5)))
-    assert result == Found("early", "new")
+    assert result == Found("late", "new")
+
+
+def test_a_run_of_no_use_hides_what_an_earlier_dag_run_of_the_same_name_has_left() -> None:
+    result, _ = search(
+        lambda user, now: (
+            page(logged("late", "new", "failed", 9), logged("early", "new", "succeeded", 5))
+            if user == "new"
+            else page()
+        ),
+        wanted=of_use,
+    )
+    assert isinstance(result, NotFound)
 
 
 def test_failed_look_ups_are_no_news() -> None:

@@ -138,7 +138,7 @@ def test_a_rate_limit_that_the_task_waits_out(
         assert second - first >= 0.09
         assert third - second >= 0.18
     assert limited.store is not None
-    assert limited.store.values == {}
+    assert limited.store.is_settled
 
 
 @modes

@@ -45,6 +45,11 @@ class Store:
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether what is kept, if anything, is accounted for."""
+        return all(value["settled"] for value in self.values.values())
+
     def get(self, key: str, default: Any = None) -> Any:
         return self.values.get(key, default)
 
@@ -90,26 +95,30 @@ class Task:
             **parameters,
         }
         self.operator = self._operator()
+        self.resumption: tuple[str, dict[str, Any]] = ("execute", {})
 
     def _operator(self) -> DifyRunWorkflowOperator:
         return DifyRunWorkflowOperator(**self.parameters)
 
     def run(self) -> Any:
         """Run the current try to its end, in worker and triggerer as Airflow would."""
-        self.operator = self._operator()
         self.ti.xcoms.clear()
+        self.resumption = ("execute", {})
+        return self._go_on()
+
+    def _go_on(self) -> Any:
         context: Any = {"ti": self.ti}
         if self.store is not None:
             context["task_state_store"] = self.store
-        method, kwargs = "execute", {}
         while True:
+            method, kwargs = self.resumption
+            # A resumed task is another process: nothing but the arguments survives.
+            self.operator = self._operator()
             try:
                 return getattr(self.operator, method)(context, **kwargs)
             except TaskDeferred as deferred:
                 event = asyncio.run(self.fire(deferred.trigger))
-                method, kwargs = deferred.method_name, {**(deferred.kwargs or {}), "event": event}
-                # A resumed task is another process: nothing but the arguments survives.
-                self.operator = self._operator()
+                self.resumption = deferred.method_name, {**(deferred.kwargs or {}), "event": event}
 
     @staticmethod
     async def fire(trigger: Any) -> Any:
@@ -126,6 +135,14 @@ class Task:
         """Run the next try of the same life."""
         self.ti.try_number += 1
         return self.run()
+
+    def reset(self) -> Any:
+        """Run the next try from where the last one was resumed.
+
+        A scheduler of Airflow 2 does that to a task that ran on the executor of a scheduler that has died.
+        """
+        self.ti.try_number += 1
+        return self._go_on()
 
     def clear(self) -> Any:
         """Run the first try of a new life, as a clear starts it."""

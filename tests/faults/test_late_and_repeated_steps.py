@@ -1,0 +1,263 @@
+"""Steps that come too late, or twice: what is killed submits nothing more, and no step is done by two tries."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from threading import Event
+from typing import Any
+
+import pytest
+
+from airflow_provider_dify.exceptions import DifyError
+from airflow_provider_dify.testing.faults import Fault
+from airflow_provider_dify.testing.server import DifyServer
+from airflow_provider_dify.testing.workflows import Input, Workflow
+from tests.faults.test_stops_that_fail import STEPS, until
+from tests.faults.tries import Killed, Task, connect, death, modes, stops, stores
+
+INPUTS = {"text": "hello"}
+EXECUTION = "airflow_provider_dify.operators.execution.Execution"
+SLEEP = "airflow_provider_dify.operators.execution.time.sleep"
+RATE_LIMIT = Fault("submit", "status", status=429, headers={"Retry-After": "0"})
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[DifyServer]:
+    workflows = [
+        STEPS,
+        Workflow("echo", inputs=[Input("text")], duration=0.3),
+        Workflow("long", inputs=[Input("text")], duration=60.0),
+        Workflow("failing", inputs=[Input("text")], duration=0.1, failure="boom"),
+    ]
+    with DifyServer(workflows) as server:
+        connect(monkeypatch, server, "echo")
+        monkeypatch.setattr("airflow_provider_dify.api.attempts.QUEUE_PATIENCE_SECONDS", 1.0)
+        yield server
+
+
+def statuses(server: DifyServer) -> list[str]:
+    return [run.status for run in server.runs]
+
+
+# --- A kill lets the process go on for a few seconds on Airflow 3
+
+
+def test_a_task_that_is_killed_while_it_waits_its_turn_submits_nothing_more(
+    server: DifyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.inject(RATE_LIMIT)
+    killed = Task(store=True, deferrable=False, inputs=INPUTS)
+    with monkeypatch.context() as patch:
+        patch.setattr(SLEEP, lambda seconds: killed.operator.on_kill())
+        with pytest.raises(DifyError, match="killed"):
+            killed.run()
+    assert server.runs == []
+    assert killed.retry() == INPUTS
+    assert statuses(server) == ["succeeded"]
+
+
+@stores
+def test_a_task_that_is_killed_as_its_submission_leaves_stops_what_it_started(
+    server: DifyServer, monkeypatch: pytest.MonkeyPatch, store: bool
+) -> None:
+    connect(monkeypatch, server, "long")
+    killed = Task(store=store, deferrable=False, inputs=INPUTS)
+    before = f"{EXECUTION}._before_send"
+
+    def kill(execution: Any, submission: Any) -> None:
+        write_down(execution, submission)
+        killed.operator.on_kill()
+
+    from airflow_provider_dify.operators.execution import Execution
+
+    write_down = Execution._before_send
+    with monkeypatch.context() as patch:
+        patch.setattr(before, kill)
+        with pytest.raises(DifyError, match="killed"):
+            killed.run()
+    until(lambda: statuses(server) == ["stopped"])
+    assert len(stops(server)) == 1
+
+
+@pytest.mark.parametrize("moment", ["between POST and id", "between id and wait"])
+@stores
+def test_a_kill_during_the_look_for_or_at_an_earlier_run_stops_that(
+    server: DifyServer, monkeypatch: pytest.MonkeyPatch, store: bool, moment: str
+) -> None:
+    connect(monkeypatch, server, "steps")
+    killed = Task(store=store, deferrable=False, inputs=INPUTS)
+    with death(moment):
+        killed.run()
+
+    def kill(*_: object) -> None:
+        killed.operator.on_kill()
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("airflow_provider_dify.hooks.dify.DifyHook.follow", kill)
+        with pytest.raises(Killed):
+            killed.retry()
+    until(lambda: statuses(server) == ["stopped"])
+
+
+# --- A task that another try has taken over
+
+
+@modes
+@stores
+def test_a_rate_limited_submission_that_two_tries_resume_is_sent_once(
+    server: DifyServer, monkeypatch: pytest.MonkeyPatch, store: bool, deferrable: bool
+) -> None:
+    server.inject(RATE_LIMIT)
+    reset = Task(store=store, deferrable=True, inputs=INPUTS)
+    with death("between id and wait" if deferrable else "between POST and id"):
+        reset.run()
+    assert len(server.runs) == 1
+    assert reset.resumption[0] == "submit_again"
+    assert reset.reset() == INPUTS
+    assert statuses(server) == ["succeeded"]
+
+
+def test_a_process_that_was_taken_for_dead_does_not_stop_what_a_retry_has_taken_up(server: DifyServer) -> None:
+    """Airflow kills it when it is heard of again."""
+    task = Task(store=True, deferrable=False, inputs={"text": "hello"})
+    with death("between id and wait"):
+        task.run()
+    dead = task.operator
+    with death("between id and wait"):
+        task.retry()
+    dead.on_kill()
+    assert stops(server) == []
+    task.operator.on_kill()
+    assert len(stops(server)) == 1
+
+
+def test_a_process_whose_notes_are_out_of_reach_does_not_stop_its_run(server: DifyServer) -> None:
+    """To a process whose task instance goes on as another try Airflow's store shows nothing."""
+    task = Task(store=True, deferrable=False, inputs=INPUTS)
+    with death("between id and wait"):
+        task.run()
+    assert task.store is not None
+    task.store.values.clear()
+    task.operator.on_kill()
+    assert stops(server) == []
+
+
+def test_a_store_that_hangs_does_not_keep_a_killed_task_from_stopping_its_run(
+    server: DifyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process may have been killed in the middle of a call to Airflow, whose lock it then holds."""
+    task = Task(store=True, deferrable=False, inputs=INPUTS)
+    with death("between id and wait"):
+        task.run()
+    over = Event()
+    monkeypatch.setattr(task.store, "get", lambda *_: over.wait(30))
+    task.operator.on_kill()
+    assert len(stops(server)) == 1
+    over.set()
+
+
+@pytest.mark.parametrize("earlier", ["nothing", "failed"])
+def test_a_search_that_two_tries_resume_submits_once(
+    server: DifyServer, monkeypatch: pytest.MonkeyPatch, earlier: str
+) -> None:
+    reset = Task(store=False, deferrable=True, inputs=INPUTS, retries=3)
+    if earlier == "nothing":
+        with death("before the POST"):
+            reset.run()
+    else:
+        connect(monkeypatch, server, "failing")
+        with pytest.raises(DifyError, match="boom"):
+            reset.run()
+        connect(monkeypatch, server, "echo")
+    with death("between id and wait"):
+        reset.retry()
+    assert reset.resumption[0] == "execute_found"
+    before = len(server.runs)
+    assert reset.reset() == INPUTS
+    assert len(server.runs) == before
+    assert statuses(server)[-1] == "succeeded"
+
+
+# --- A process that dies after its run has ended, before Airflow knows how the task did
+
+
+@modes
+@stores
+def test_a_try_that_dies_with_its_outputs_in_hand_has_them_taken_by_the_retry(
+    server: DifyServer, deferrable: bool, store: bool
+) -> None:
+    """An XCom backend that cannot keep the outputs, or a kill in the last moment."""
+    died = Task(store=store, deferrable=deferrable, inputs=INPUTS)
+    assert died.run() == INPUTS
+    assert died.retry() == INPUTS
+    assert statuses(server) == ["succeeded"]
+    assert died.clear() == INPUTS
+    assert statuses(server) == ["succeeded"] * 2
+    assert stops(server) == []
+
+
+@modes
+@stores
+def test_a_try_that_dies_with_its_run_s_id_in_hand_has_it_taken_by_the_retry(
+    server: DifyServer, monkeypatch: pytest.MonkeyPatch, deferrable: bool, store: bool
+) -> None:
+    connect(monkeypatch, server, "long")
+    died = Task(store=store, deferrable=deferrable, inputs=INPUTS, wait_for_termination=False)
+    run_id = died.run()
+    assert died.retry() == run_id
+    assert statuses(server) == ["running"]
+    # Whoever waits for the run that was handed over still does so.
+    assert died.clear() != run_id
+    assert statuses(server) == ["running"] * 2
+    assert stops(server) == []
+
+
+# --- The task state store
+
+
+@modes
+def test_a_store_that_cannot_be_read_lets_nothing_be_submitted(
+    server: DifyServer, monkeypatch: pytest.MonkeyPatch, deferrable: bool
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("Connection refused")
+
+    unable = Task(store=True, deferrable=deferrable, inputs=INPUTS)
+    with monkeypatch.context() as patch:
+        patch.setattr(unable.store, "get", fail)
+        with pytest.raises(DifyError, match=r"Connection refused.*nothing was submitted"):
+            unable.run()
+    assert server.runs == []
+    assert unable.retry() == INPUTS
+    assert statuses(server) == ["succeeded"]
+
+
+@modes
+def test_a_clear_stops_what_the_former_life_has_left_running_although_it_never_learned_its_id(
+    server: DifyServer, monkeypatch: pytest.MonkeyPatch, deferrable: bool
+) -> None:
+    connect(monkeypatch, server, "steps")
+    left = Task(store=True, deferrable=deferrable, inputs=INPUTS)
+    with death("between POST and id"):
+        left.run()
+    with death("between id and wait"):
+        left.clear()
+    assert len(server.runs) == 2
+    until(lambda: statuses(server) == ["stopped", "running"])
+
+
+@modes
+@stores
+def test_a_run_of_a_deleted_dag_run_of_the_same_name_is_not_taken_for_this_one(
+    server: DifyServer, deferrable: bool, store: bool
+) -> None:
+    """Somebody deletes a DAG run and triggers it again: its markers are the same, and the store is empty."""
+    deleted = Task(store=store, deferrable=deferrable, inputs=INPUTS)
+    assert deleted.run() == INPUTS
+    again = Task(store=store, deferrable=deferrable, inputs={"text": "changed"})
+    time.sleep(1.1)  # Dify's times have whole seconds.
+    server.inject(Fault("submit", "accept_then_reset"))
+    assert again.run() == {"text": "changed"}
+    assert len(server.runs) == 2
