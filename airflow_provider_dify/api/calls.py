@@ -7,12 +7,15 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 from urllib.parse import quote, urlencode
 
-from airflow_provider_dify.api import runs
+from airflow_provider_dify.api import human_input, runs
 from airflow_provider_dify.api.errors import Answer, error_for_answer
+from airflow_provider_dify.api.human_input import HumanInputForm
 from airflow_provider_dify.api.runs import AppInfo, LogPage, StartedRun, UploadedFile, WorkflowRun
+from airflow_provider_dify.api.server import Server
 from airflow_provider_dify.api.values import decode_json, shape_of
 from airflow_provider_dify.exceptions import (
     DifyInvalidInputError,
@@ -51,6 +54,7 @@ class Call:
     :param repeatable: Whether the transport may send it again after a network error or a 5xx. A submission
         is not: sent twice, it may run twice.
     :param streaming: Whether the answer may be a stream of events.
+    :param secret: What of the path no message may show; None where all of it may be shown.
     """
 
     method: str
@@ -62,6 +66,7 @@ class Call:
     upload: Upload | None = None
     repeatable: bool = True
     streaming: bool = False
+    secret: str | None = None
 
     @property
     def target(self) -> str:
@@ -138,6 +143,7 @@ class ApiContract(Protocol):
         self,
         *,
         user: str | None = None,
+        account: str | None = None,
         created_after: datetime | None = None,
         created_before: datetime | None = None,
         status: str | None = None,
@@ -158,6 +164,14 @@ class ApiContract(Protocol):
 
     def parameters(self) -> Operation[dict[str, Any]]:
         """Ask for the app's input form."""
+
+    def human_input_form(self, form_token: str) -> Operation[HumanInputForm]:
+        """Ask for the form by which a paused run asks a human."""
+
+    def submit_human_input(
+        self, form_token: str, *, action: str, inputs: Mapping[str, Any], user: str
+    ) -> Operation[None]:
+        """Answer such a form."""
 
 
 def check_id(value: Any, field_name: str) -> str:
@@ -250,6 +264,7 @@ class ServiceApi:
         self,
         *,
         user: str | None = None,
+        account: str | None = None,
         created_after: datetime | None = None,
         created_before: datetime | None = None,
         status: str | None = None,
@@ -265,6 +280,7 @@ class ServiceApi:
             raise DifyInvalidInputError(f"limit must be 1 to {LOGS_MAX_LIMIT} rows a page and is {limit}.")
         query = {
             "created_by_end_user_session_id": user,
+            "created_by_account": account,
             "created_at__after": _as_text(created_after),
             "created_at__before": _as_text(created_before),
             "status": status,
@@ -314,6 +330,27 @@ class ServiceApi:
         """Ask for the app's input form; an app that was never published raises ``DifyAppError``."""
         call = Call("GET", "/parameters", "Reading the app's input form")
         return Operation(call, lambda answer: runs.parse_parameters(read_json(answer, call.what)))
+
+    def human_input_form(self, form_token: str) -> Operation[HumanInputForm]:
+        """Ask for the form by which a paused run asks a human (1.14 and later; API facts, section 9)."""
+        path, secret = _form_path(form_token)
+        call = Call("GET", path, "Reading the human-input form", secret=secret)
+        return _SinceHumanInput(call, lambda answer: human_input.parse_form(read_json(answer, call.what)))
+
+    def submit_human_input(
+        self, form_token: str, *, action: str, inputs: Mapping[str, Any], user: str
+    ) -> Operation[None]:
+        """Answer such a form; the run goes on. A form can be answered once, so the call is not repeated."""
+        path, secret = _form_path(form_token)
+        call = Call(
+            "POST",
+            path,
+            "Answering the human-input form",
+            json={"inputs": dict(inputs), "action": check_id(action, "action"), "user": user},
+            repeatable=False,
+            secret=secret,
+        )
+        return _SinceHumanInput(call, lambda answer: runs.parse_accepted(read_json(answer, call.what)))
 
 
 class WorkflowRunsApi:
@@ -379,6 +416,16 @@ class WorkflowRunsApi:
         """There is no input form in this contract."""
         raise self._unsupported("read the app's input form")
 
+    def human_input_form(self, form_token: str) -> Operation[HumanInputForm]:
+        """There are no forms in this contract."""
+        raise self._unsupported("read a human-input form")
+
+    def submit_human_input(
+        self, form_token: str, *, action: str, inputs: Mapping[str, Any], user: str
+    ) -> Operation[None]:
+        """There are no forms in this contract."""
+        raise self._unsupported("answer a human-input form")
+
     @staticmethod
     def _unsupported(deed: str) -> DifyUnsupportedError:
         return DifyUnsupportedError(
@@ -437,3 +484,30 @@ class _RunLook(Operation[WorkflowRun]):
             if answer.is_html:
                 raise
             raise DifyRunNotFoundError(error.message, status_code=error.status_code, code=error.code) from error
+
+
+def _form_path(form_token: str) -> tuple[str, str]:
+    """Return a form's path, and what of it gives access to the form."""
+    secret = quote(check_id(form_token, "form_token"), safe="")
+    return f"/form/human_input/{secret}", secret
+
+
+class _SinceHumanInput(Operation[T]):
+    """An operation that older servers do not have: they answer its path with a page (API facts, section 1)."""
+
+    def check(self, answer: Answer) -> None:
+        """Let an answer pass that is no error.
+
+        :raises DifyUnsupportedError: The server does not have the route.
+        """
+        if answer.status == HTTPStatus.NOT_FOUND and answer.is_html and not self._is_there(answer):
+            told = answer.server_version
+            which = f"and this server is {told}" if told else "and this server has no such route"
+            raise DifyUnsupportedError(
+                f"{self.call.what} needs Dify 1.14 or later, {which}. Nothing was changed.", status_code=404
+            )
+        super().check(answer)
+
+    @staticmethod
+    def _is_there(answer: Answer) -> bool:
+        return answer.server_version is not None and Server(answer.server_version).has_human_input

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from airflow_provider_dify.api import diagnosis
 from airflow_provider_dify.api.calls import LOGS_MAX_LIMIT, ApiContract, Operation
-from airflow_provider_dify.api.runs import AppInfo, LoggedRun
+from airflow_provider_dify.api.runs import AppInfo, LoggedRun, LogPage
 from airflow_provider_dify.api.values import shape_of
 from airflow_provider_dify.exceptions import DifyError, DifyInvalidInputError, DifyRunNotFoundError
 from airflow_provider_dify.names import WORKFLOW_RUNS
@@ -20,25 +20,51 @@ Flow = Generator[Operation[Any], Any, T]
 _PROBE_RUN_ID = "airflow-connection-test"
 
 
+class RunPages:
+    """The pages of the workflow logs, one after the other.
+
+    Runs that start meanwhile push rows to the next page, so a run may come twice: it is given out once.
+
+    :param api: The operations of the connection's contract.
+    :param filters: The filters of ``ServiceApi.logs``.
+    :param page_size: Rows to ask for at a time, 1 to 100.
+    :raises DifyUnsupportedError: The contract has no logs.
+    :raises DifyInvalidInputError: A filter is wrong.
+    """
+
+    def __init__(self, api: ApiContract, filters: Mapping[str, Any], page_size: int = LOGS_MAX_LIMIT) -> None:
+        self._api = api
+        self._filters = filters
+        self._page_size = page_size
+        self._seen: set[str] = set()
+        self._number = 1
+        self.next: Operation[LogPage] | None = self._page()
+
+    def _page(self) -> Operation[LogPage]:
+        return self._api.logs(**self._filters, page=self._number, limit=self._page_size)
+
+    def take(self, page: LogPage) -> list[LoggedRun]:
+        """Return the runs of a page that were on none before it; ``next`` then asks for the following one, if any."""
+        new = [run for run in page.runs if run.workflow_run_id not in self._seen]
+        self._seen.update(run.workflow_run_id for run in new)
+        self._number += 1
+        self.next = self._page() if page.has_more and page.runs else None
+        return new
+
+
 def find_runs(api: ApiContract, filters: Mapping[str, Any], limit: int) -> Flow[list[LoggedRun]]:
     """Collect rows of the workflow logs over as many pages as it takes.
-
-    Runs that start meanwhile push rows to the next page, so a run may come twice: it is returned once.
 
     :param filters: The filters of ``ServiceApi.logs``.
     :param limit: Rows to return at most.
     """
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
         raise DifyInvalidInputError(f"limit must be a whole number of at least 1 and is {shape_of(limit)}.")
-    found: dict[str, LoggedRun] = {}
-    number = 1
-    while True:
-        page = yield api.logs(**filters, page=number, limit=min(limit, LOGS_MAX_LIMIT))
-        for run in page.runs:
-            found.setdefault(run.workflow_run_id, run)
-        if not page.has_more or not page.runs or len(found) >= limit:
-            return list(found.values())[:limit]
-        number += 1
+    pages = RunPages(api, filters, min(limit, LOGS_MAX_LIMIT))
+    found: list[LoggedRun] = []
+    while pages.next is not None and len(found) < limit:
+        found += pages.take((yield pages.next))
+    return found[:limit]
 
 
 def test_connection(api: ApiContract, base_url: str) -> Flow[tuple[bool, str]]:

@@ -32,6 +32,11 @@ class PauseReader:
         """Return a sentence for each question."""
         return questions_of(self._reasons)
 
+    def form_tokens(self) -> list[str]:
+        """Return the tokens of the forms that wait for an answer."""
+        tokens = (text_or_none(reason.get("form_token")) for reason in self._reasons)
+        return list(dict.fromkeys(token for token in tokens if token is not None))
+
 
 def questions_of(reasons: Iterable[dict[str, Any]]) -> list[str]:
     """Return a sentence for each reason of a pause that asks a human."""

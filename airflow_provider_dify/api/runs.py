@@ -120,7 +120,13 @@ class StartedRun:
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """A row of the workflow logs: enough to find a run, not enough to use its outputs."""
+    """A row of the workflow logs: enough to find a run, not enough to use its outputs.
+
+    :param user: The ``user`` of the submission; None for a run of an account, in the console.
+    :param version: The version of the workflow that ran, as Dify names it: the moment of its publication.
+    :param account: E-mail address of the account that started it in the console; None for a run of the API.
+    :param exceptions_count: Errors that the workflow handled by itself.
+    """
 
     workflow_run_id: str
     status: RunStatus
@@ -128,6 +134,12 @@ class LoggedRun:
     error: str | None
     created_at: int | None
     finished_at: int | None
+    elapsed_time: float | None = None
+    total_tokens: int | None = None
+    total_steps: int | None = None
+    exceptions_count: int | None = None
+    version: str | None = None
+    account: str | None = None
 
 
 @dataclass(frozen=True)
@@ -153,11 +165,19 @@ class UploadedFile:
 
 @dataclass(frozen=True)
 class AppInfo:
-    """What ``GET /info`` tells of the key's app; ``mode`` is ``workflow`` for an app that can be run."""
+    """What ``GET /info`` tells of the key's app.
+
+    :param mode: The type of the app: ``workflow`` for one that can be run.
+    :param author_name: Who has made it; None where the server does not tell.
+    :param server_version: From the ``x-version`` header; None without one.
+    """
 
     name: str
     mode: str | None
     server_version: str | None = None
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    author_name: str | None = None
 
 
 def _mapping(payload: Any, what: str) -> dict[str, Any]:
@@ -281,7 +301,7 @@ def _logged_run(row: Any) -> LoggedRun | None:
         status = _status(run.get("status"), error, "A row of the workflow logs")
     except DifyResponseError:
         return None
-    end_user = row.get("created_by_end_user")
+    end_user, account = row.get("created_by_end_user"), row.get("created_by_account")
     return LoggedRun(
         workflow_run_id=run_id,
         status=status,
@@ -289,6 +309,12 @@ def _logged_run(row: Any) -> LoggedRun | None:
         error=error,
         created_at=int_or_none(run.get("created_at")),
         finished_at=int_or_none(run.get("finished_at")),
+        elapsed_time=number_or_none(run.get("elapsed_time")),
+        total_tokens=int_or_none(run.get("total_tokens")),
+        total_steps=int_or_none(run.get("total_steps")),
+        exceptions_count=int_or_none(run.get("exceptions_count")),
+        version=text_or_none(run.get("version")),
+        account=text_or_none(account.get("email")) if isinstance(account, dict) else None,
     )
 
 
@@ -320,7 +346,15 @@ def parse_info(payload: Any, server_version: str | None = None) -> AppInfo:
     name = text_or_none(data.get("name"))
     if name is None:
         raise DifyResponseError(f"The answer about the app names none; its keys are {sorted(data)[:12]}.")
-    return AppInfo(name=name, mode=text_or_none(data.get("mode")), server_version=server_version)
+    tags = data.get("tags")
+    return AppInfo(
+        name=name,
+        mode=text_or_none(data.get("mode")),
+        server_version=server_version,
+        description=text_or_none(data.get("description")) or "",
+        tags=tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else (),
+        author_name=text_or_none(data.get("author_name")),
+    )
 
 
 def parse_parameters(payload: Any) -> dict[str, Any]:

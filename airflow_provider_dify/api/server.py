@@ -56,3 +56,8 @@ class Server:
     def has_run_events(self) -> bool:
         """Whether ``GET /workflow/{run_id}/events`` exists (API facts, section 1)."""
         return self._since(1, 14, 0)
+
+    @property
+    def has_human_input(self) -> bool:
+        """Whether a run can ask a human, who answers by a form (API facts, section 9)."""
+        return self._since(1, 14, 0)

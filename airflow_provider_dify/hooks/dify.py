@@ -24,12 +24,21 @@ from airflow_provider_dify.api.calls import (
     contract,
 )
 from airflow_provider_dify.api.events import Event, EventDecoder, task_id_in
-from airflow_provider_dify.api.flows import Flow, find_runs, test_connection
+from airflow_provider_dify.api.flows import Flow, RunPages, find_runs, test_connection
 from airflow_provider_dify.api.following import ReadEvents
+from airflow_provider_dify.api.human_input import HumanInputForm
 from airflow_provider_dify.api.inputs import check_files, check_inputs, check_query, check_user
 from airflow_provider_dify.api.pauses import PAUSE_EVENTS_SECONDS, PauseReader
 from airflow_provider_dify.api.polling import Look
-from airflow_provider_dify.api.runs import LoggedRun, LogPage, RunStatus, StartedRun, UploadedFile, WorkflowRun
+from airflow_provider_dify.api.runs import (
+    AppInfo,
+    LoggedRun,
+    LogPage,
+    RunStatus,
+    StartedRun,
+    UploadedFile,
+    WorkflowRun,
+)
 from airflow_provider_dify.api.server import Server
 from airflow_provider_dify.api.settings import (
     RESPONSE_MODES,
@@ -483,12 +492,8 @@ class DifyHook(BaseHook):
         :raises DifyUnsupportedError: The API contract has no logs.
         :raises DifyError: The server could not be asked.
         """
-        filters: dict[str, Any] = {
-            "user": user,
-            "created_after": created_after,
-            "created_before": created_before,
-        }
-        return self._drive(find_runs(self.api, filters | {"status": status, "keyword": keyword}, limit))
+        filters = _log_filters(user, None, created_after, created_before, status, keyword)
+        return self._drive(find_runs(self.api, filters, limit))
 
     async def afind_workflow_runs(
         self,
@@ -501,12 +506,61 @@ class DifyHook(BaseHook):
         limit: int = LOGS_MAX_LIMIT,
     ) -> list[LoggedRun]:
         """Return runs from the app's workflow logs; see ``find_workflow_runs``."""
-        filters: dict[str, Any] = {
-            "user": user,
-            "created_after": created_after,
-            "created_before": created_before,
-        }
-        return await self._adrive(find_runs(await self.aapi(), filters | {"status": status, "keyword": keyword}, limit))
+        filters = _log_filters(user, None, created_after, created_before, status, keyword)
+        return await self._adrive(find_runs(await self.aapi(), filters, limit))
+
+    def list_workflow_runs(
+        self,
+        *,
+        user: str | None = None,
+        account: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        status: str | None = None,
+        keyword: str | None = None,
+        page_size: int = LOGS_MAX_LIMIT,
+    ) -> Iterator[LoggedRun]:
+        """Iterate over all runs in the app's workflow logs, newest first; a page is asked for when it is needed.
+
+        For as many runs as there are: ``find_workflow_runs`` returns a list of at most so many. What is listed, and
+        what is not, is said there. A run that is pushed to the next page by new ones comes once.
+
+        :param user: The ``user`` of the submission, exactly.
+        :param account: E-mail address of the account that ran the workflow in Dify's console. From 1.11 on an unknown
+            one is an error.
+        :param created_after: With a time zone; to the second.
+        :param created_before: With a time zone; to the second.
+        :param status: ``succeeded``, ``failed`` or ``stopped``; Dify refuses the others.
+        :param keyword: Up to 30 characters of inputs, outputs or user, or a whole run id.
+        :param page_size: Rows of a page, 1 to 100.
+        :raises DifyInvalidInputError: An argument is wrong; raised at once where it is not Dify that refuses it.
+        :raises DifyUnsupportedError: The API contract has no logs; raised at once.
+        :raises DifyError: The server could not be asked for a page; what was listed so far was right.
+        """
+        filters = _log_filters(user, account, created_after, created_before, status, keyword)
+        return self._runs_of(RunPages(self.api, filters, page_size))
+
+    def _runs_of(self, pages: RunPages) -> Iterator[LoggedRun]:
+        while pages.next is not None:
+            yield from pages.take(self._send(pages.next))
+
+    async def alist_workflow_runs(
+        self,
+        *,
+        user: str | None = None,
+        account: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        status: str | None = None,
+        keyword: str | None = None,
+        page_size: int = LOGS_MAX_LIMIT,
+    ) -> AsyncIterator[LoggedRun]:
+        """Iterate over all runs in the app's workflow logs; see ``list_workflow_runs``."""
+        filters = _log_filters(user, account, created_after, created_before, status, keyword)
+        pages = RunPages(await self.aapi(), filters, page_size)
+        while pages.next is not None:
+            for run in pages.take(await self._asend(pages.next)):
+                yield run
 
     def upload_file(
         self,
@@ -632,6 +686,27 @@ class DifyHook(BaseHook):
 
         :param run: A run with its ``inputs``, which name the user that may read its events.
         """
+        return self._read_pause(run).questions()
+
+    async def aget_pause_questions(self, run: WorkflowRun) -> list[str]:
+        """Return what a paused run asks; see ``get_pause_questions``."""
+        return (await self._aread_pause(run)).questions()
+
+    def get_form_tokens(self, run: WorkflowRun) -> list[str]:
+        """Return the tokens of the forms by which a paused run asks a human; empty where the server does not tell.
+
+        A token is what ``get_human_input_form`` and ``submit_human_input`` need. Who has it and the app's API key can
+        decide in a human's place, so keep it out of logs and XComs.
+
+        :param run: A run with its ``inputs``, as ``get_workflow_run`` returns it.
+        """
+        return self._read_pause(run).form_tokens()
+
+    async def aget_form_tokens(self, run: WorkflowRun) -> list[str]:
+        """Return the tokens of a paused run's forms; see ``get_form_tokens``."""
+        return (await self._aread_pause(run)).form_tokens()
+
+    def _read_pause(self, run: WorkflowRun) -> PauseReader:
         reader = PauseReader()
         try:
             operation = self.api.run_events(run.workflow_run_id, check_user(run.user), snapshot=True)
@@ -642,10 +717,9 @@ class DifyHook(BaseHook):
                         break
         except DifyError as error:
             self.log.debug("What the paused run %s asks could not be read: %s", run.workflow_run_id, error)
-        return reader.questions()
+        return reader
 
-    async def aget_pause_questions(self, run: WorkflowRun) -> list[str]:
-        """Return what a paused run asks; see ``get_pause_questions``."""
+    async def _aread_pause(self, run: WorkflowRun) -> PauseReader:
         reader = PauseReader()
         try:
             operation = (await self.aapi()).run_events(run.workflow_run_id, check_user(run.user), snapshot=True)
@@ -659,7 +733,59 @@ class DifyHook(BaseHook):
                             break
         except DifyError as error:
             self.log.debug("What the paused run %s asks could not be read: %s", run.workflow_run_id, error)
-        return reader.questions()
+        return reader
+
+    def get_human_input_form(self, form_token: str) -> HumanInputForm:
+        """Return the form by which a paused run asks a human.
+
+        :param form_token: From ``get_form_tokens``, or from the run's ``reasons`` or its event
+            ``human_input_required``.
+        :raises DifyUnsupportedError: The server is older than Dify 1.14, or the API contract has no forms.
+        :raises DifyNotFoundError: There is no such form for the connection's app.
+        :raises DifyInvalidInputError: It has been answered already.
+        """
+        return self._send(self.api.human_input_form(form_token))
+
+    async def aget_human_input_form(self, form_token: str) -> HumanInputForm:
+        """Return the form by which a paused run asks a human; see ``get_human_input_form``."""
+        return await self._asend((await self.aapi()).human_input_form(form_token))
+
+    def submit_human_input(
+        self, form_token: str, *, action: str, inputs: Mapping[str, Any] | None = None, user: str = "airflow"
+    ) -> None:
+        """Answer a paused run in a human's place; the run goes on.
+
+        It is sent once: after a ``DifyTransportError`` whose ``sent`` is true, Dify may have taken the answer.
+
+        :param form_token: The form; see ``get_human_input_form``.
+        :param action: The id of one of the form's actions.
+        :param inputs: A value for each of the form's fields.
+        :param user: Who answers, 1 to 255 characters; Dify takes anybody.
+        :raises DifyInvalidInputError: There is no such action, a field has no value, or the form has been answered.
+        :raises DifyUnsupportedError: The server is older than Dify 1.14, or the API contract has no forms.
+        :raises DifyNotFoundError: There is no such form for the connection's app.
+        """
+        values = check_inputs(inputs)
+        self._send(self.api.submit_human_input(form_token, action=action, inputs=values, user=check_user(user)))
+
+    async def asubmit_human_input(
+        self, form_token: str, *, action: str, inputs: Mapping[str, Any] | None = None, user: str = "airflow"
+    ) -> None:
+        """Answer a paused run in a human's place; see ``submit_human_input``."""
+        api, values = await self.aapi(), check_inputs(inputs)
+        await self._asend(api.submit_human_input(form_token, action=action, inputs=values, user=check_user(user)))
+
+    def get_info(self) -> AppInfo:
+        """Return what the server tells of the connection's app: name, type, description, tags, author.
+
+        :raises DifyUnsupportedError: The API contract has no app information.
+        :raises DifyError: The server could not be asked.
+        """
+        return self._send(self.api.info())
+
+    async def aget_info(self) -> AppInfo:
+        """Return what the server tells of the connection's app; see ``get_info``."""
+        return await self._asend((await self.aapi()).info())
 
     def follow(self, flow: Generator[Request | ReadEvents, Any, T], log: Callable[[str], None]) -> T:
         """Do in the worker what a flow asks for, until it returns.
@@ -770,6 +896,24 @@ class DifyHook(BaseHook):
 def _active_in(page: LogPage | DifyError) -> str | None:
     runs = () if isinstance(page, DifyError) else page.runs
     return next((run.workflow_run_id for run in runs if not run.status.is_terminal), None)
+
+
+def _log_filters(
+    user: str | None,
+    account: str | None,
+    created_after: datetime | None,
+    created_before: datetime | None,
+    status: str | None,
+    keyword: str | None,
+) -> dict[str, Any]:
+    return {
+        "user": user,
+        "account": account,
+        "created_after": created_after,
+        "created_before": created_before,
+        "status": status,
+        "keyword": keyword,
+    }
 
 
 def _told(started: StartedRun, on_started: Callable[[StartedRun], None] | None) -> StartedRun:

@@ -131,6 +131,8 @@ def tls_context(connection: DifyConnection) -> ssl.SSLContext:
 def transport_error(connection: DifyConnection, call: Call, error: BaseException, *, sent: bool) -> DifyTransportError:
     """Build the exception for a call that brought no complete answer."""
     reason = connection.redact(str(error)) or "no details"
+    if call.secret:
+        reason = reason.replace(call.secret, "***")
     cause, detail = _network_cause(error)
     fate = "" if sent else " Nothing was sent."
     return DifyTransportError(

@@ -99,8 +99,8 @@ EXPECTED: dict[str, str] = {
     "get-run-succeeded": "run succeeded",
     "get-run-unknown-id": "unknown run",
     "human-blocking": "ended paused",
-    "human-form-get": "an object",
-    "human-form-post": "an object",
+    "human-form-get": "a form",
+    "human-form-post": "accepted",
     "human-form-post-again": "DifyInvalidInputError 412 human_input_form_submitted",
     "human-form-post-bad-action": "DifyInvalidInputError 400 invalid_form_data",
     "human-form-post-missing-input": "DifyInvalidInputError 400 invalid_form_data",
@@ -284,6 +284,10 @@ def operation_of(file: str) -> Operation[Any]:
         return api.upload(Upload(BytesIO(b""), "a.txt", "text/plain"), "u")
     if method == "GET" and path.startswith("/workflows/run/") and parts[4] != "not-a-uuid":
         return api.get_run(parts[4])
+    if path.startswith("/form/human_input/"):
+        answer: dict[str, Any] = {"action": "approve", "inputs": {}, "user": "u"}
+        token = path.rpartition("/")[2]
+        return api.human_input_form(token) if method == "GET" else api.submit_human_input(token, **answer)
     fixed = {"/workflows/logs": api.logs(), "/info": api.info(), "/parameters": api.parameters()}
     if method == "GET" and path in fixed:
         return fixed[path]
@@ -321,7 +325,7 @@ def test_every_kind_of_outcome_is_tested() -> None:
         *of_kind("silent"),
         *of_kind("stream error "),
         *of_kind("Dify"),
-        *of_kind("upload", "info", "accepted", "an object"),
+        *of_kind("upload", "info", "accepted", "an object", "a form"),
     ]
     assert sorted(tested) == FILES
 
@@ -391,11 +395,18 @@ def test_logs(file: str) -> None:
     assert [run.user for run in page.runs] == [
         (row["created_by_end_user"] or {}).get("session_id") for row in told["data"]
     ]
+    rows = [row["workflow_run"] for row in told["data"]]
+    assert [(run.total_steps, run.total_tokens, run.version) for run in page.runs] == [
+        (row["total_steps"], row["total_tokens"], row["version"]) for row in rows
+    ]
+    assert [(run.elapsed_time, run.exceptions_count) for run in page.runs] == [
+        (pytest.approx(row["elapsed_time"]), row["exceptions_count"]) for row in rows
+    ]
     assert (page.page, page.has_more) == (told["page"], told["has_more"])
     assert page.server_version == file.partition("/")[0]
 
 
-@pytest.mark.parametrize("file", of_kind("upload", "info", "accepted", "an object"))
+@pytest.mark.parametrize("file", of_kind("upload", "info", "accepted", "an object", "a form"))
 def test_other_answers(file: str) -> None:
     told = load(file)["response"]["json"]
     value = operation_of(file).read(answer_of(file))
@@ -403,6 +414,12 @@ def test_other_answers(file: str) -> None:
         assert (value.upload_file_id, value.name, value.size) == (told["id"], told["name"], told["size"])
     elif expected(file) == "info":
         assert (value.name, value.mode) == (told["name"], told["mode"])
+        assert (value.description, list(value.tags)) == (told["description"], told["tags"])
+        assert value.author_name == told["author_name"]
+    elif expected(file) == "a form":
+        assert (value.content, value.expires_at) == (told["form_content"], told["expiration_time"])
+        assert [(each.name, each.default) for each in value.fields] == [("comment", "dflt")]
+        assert [(each.id, each.title) for each in value.actions] == [("approve", "Approve"), ("reject", "Reject")]
     else:
         assert value == (None if expected(file) == "accepted" else told)
 
