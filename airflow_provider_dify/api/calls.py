@@ -16,6 +16,7 @@ from airflow_provider_dify.api.errors import Answer, error_for_answer
 from airflow_provider_dify.api.human_input import HumanInputForm
 from airflow_provider_dify.api.runs import AppInfo, LogPage, StartedRun, UploadedFile, WorkflowRun
 from airflow_provider_dify.api.server import Server
+from airflow_provider_dify.api.tracing import Trace
 from airflow_provider_dify.api.values import decode_json, shape_of
 from airflow_provider_dify.exceptions import (
     DifyInvalidInputError,
@@ -27,6 +28,7 @@ from airflow_provider_dify.names import SERVICE_API, WORKFLOW_RUNS
 
 USER_MAX_CHARS = 255
 LOGS_MAX_LIMIT = 100
+NO_TRACE = Trace()
 
 T = TypeVar("T")
 
@@ -54,6 +56,7 @@ class Call:
     :param repeatable: Whether the transport may send it again after a network error or a 5xx. A submission
         is not: sent twice, it may run twice.
     :param streaming: Whether the answer may be a stream of events.
+    :param headers: Headers of this call alone.
     :param secret: What of the path no message may show; None where all of it may be shown.
     """
 
@@ -66,6 +69,7 @@ class Call:
     upload: Upload | None = None
     repeatable: bool = True
     streaming: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
     secret: str | None = None
 
     @property
@@ -130,6 +134,7 @@ class ApiContract(Protocol):
         files: list[dict[str, Any]] | None,
         query: str | None,
         workflow_id: str | None,
+        trace: Trace,
     ) -> Operation[StartedRun]:
         """Start a run."""
 
@@ -229,6 +234,7 @@ class ServiceApi:
         files: list[dict[str, Any]] | None = None,
         query: str | None = None,
         workflow_id: str | None = None,
+        trace: Trace = NO_TRACE,
     ) -> Operation[StartedRun]:
         """Start a run of the published workflow, or of one published version of it.
 
@@ -243,7 +249,15 @@ class ServiceApi:
         path = "/workflows/run"
         if workflow_id is not None:
             path = f"/workflows/{_check_uuid(workflow_id, 'workflow_id')}/run"
-        return _submission(path, inputs=inputs, user=user, response_mode=response_mode, files=files)
+        return _submission(
+            path,
+            inputs=inputs,
+            user=user,
+            response_mode=response_mode,
+            files=files,
+            trace_id=trace.key,
+            headers=trace.headers,
+        )
 
     def get_run(self, workflow_run_id: str) -> Operation[WorkflowRun]:
         """Ask for a run; unknown ones raise ``DifyRunNotFoundError`` whichever way the server shows it."""
@@ -374,6 +388,7 @@ class WorkflowRunsApi:
         files: list[dict[str, Any]] | None = None,
         query: str | None = None,
         workflow_id: str | None = None,
+        trace: Trace = NO_TRACE,
     ) -> Operation[StartedRun]:
         """Start a run.
 
@@ -385,7 +400,16 @@ class WorkflowRunsApi:
                 "Pass workflow_id, or set the connection's api_contract to service-api."
             )
         path = f"/workflows/{quote(check_id(workflow_id, 'workflow_id'), safe='')}/run"
-        return _submission(path, inputs=inputs, user=user, response_mode=response_mode, files=files, query=query)
+        # Dify's own key is not of this contract, whose gateway may refuse what it does not know.
+        return _submission(
+            path,
+            inputs=inputs,
+            user=user,
+            response_mode=response_mode,
+            files=files,
+            query=query,
+            headers=trace.headers,
+        )
 
     def get_run(self, workflow_run_id: str) -> Operation[WorkflowRun]:
         """Ask for a run."""
@@ -447,12 +471,16 @@ def _submission(
     response_mode: str,
     files: list[dict[str, Any]] | None,
     query: str | None = None,
+    trace_id: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Operation[StartedRun]:
     body: dict[str, Any] = {"inputs": dict(inputs), "response_mode": response_mode, "user": user}
     if files:
         body["files"] = files
     if query is not None:
         body["query"] = query
+    if trace_id is not None:
+        body["trace_id"] = trace_id
     call = Call(
         "POST",
         path,
@@ -460,6 +488,7 @@ def _submission(
         json=body,
         repeatable=False,
         streaming=response_mode == "streaming",
+        headers=headers or {},
     )
     return Operation(call, lambda answer: runs.parse_submitted(read_json(answer, call.what), answer.server_version))
 

@@ -49,6 +49,7 @@ from airflow_provider_dify.api.settings import (
 )
 from airflow_provider_dify.api.streaming import StreamReader, no_stream
 from airflow_provider_dify.api.submission import SubmissionReader, submission_errors
+from airflow_provider_dify.api.tracing import Trace, check_trace_id, check_traceparent
 from airflow_provider_dify.api.waiting import AskWhyPaused, FindMarker, LookAt, Request, Sleep
 from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.exceptions import (
@@ -239,6 +240,8 @@ class DifyHook(BaseHook):
         files: list[Any] | str | None = None,
         query: str | None = None,
         workflow_id: str | None = None,
+        trace_id: str | None = None,
+        traceparent: str | None = None,
         submit_timeout: float = SUBMIT_TIMEOUT_SECONDS,
         timeout: float = TIMEOUT_SECONDS,
         before_send: Callable[[], None] | None = None,
@@ -258,6 +261,9 @@ class DifyHook(BaseHook):
         :param files: Remote URLs, upload ids or mappings in Dify's form.
         :param query: Text of a conversational workflow; only in the ``workflow-runs`` contract.
         :param workflow_id: A published version to run; required by the ``workflow-runs`` contract.
+        :param trace_id: Dify's id of the trace that the run belongs to: 1 to 128 letters, digits, ``-`` or ``_``. By
+            default that of ``traceparent``.
+        :param traceparent: The W3C trace context of what asks for the run.
         :param submit_timeout: Seconds to wait for the id of a streaming run.
         :param timeout: Seconds to wait for the end of a blocking run, or of a stream that must not be closed.
         :param before_send: Called when a connection to the server stands, and before the submission leaves; what
@@ -268,7 +274,8 @@ class DifyHook(BaseHook):
         :raises DifySubmissionUnknownError: It was sent and nothing tells whether a run was started.
         :raises DifyError: Dify refused, or could not be reached; no run exists.
         """
-        operation = self._submission(self.api, inputs, user, response_mode, files, query, workflow_id)
+        trace = _trace(trace_id, traceparent)
+        operation = self._submission(self.api, inputs, user, response_mode, files, query, workflow_id, trace)
         wait = self._submission_wait(operation.call, submit_timeout, timeout)
         with self._redacted(self.connection), ExitStack() as stack:
             with submission_errors(response_mode, user):
@@ -302,6 +309,8 @@ class DifyHook(BaseHook):
         files: list[Any] | str | None = None,
         query: str | None = None,
         workflow_id: str | None = None,
+        trace_id: str | None = None,
+        traceparent: str | None = None,
         submit_timeout: float = SUBMIT_TIMEOUT_SECONDS,
         timeout: float = TIMEOUT_SECONDS,
         before_send: Callable[[], None] | None = None,
@@ -309,7 +318,8 @@ class DifyHook(BaseHook):
     ) -> StartedRun:
         """Start a run; see ``create_workflow_run``."""
         api, transport = await self.aapi(), await self._atransport()
-        operation = self._submission(api, inputs, user, response_mode, files, query, workflow_id)
+        trace = _trace(trace_id, traceparent)
+        operation = self._submission(api, inputs, user, response_mode, files, query, workflow_id, trace)
         wait = self._submission_wait(operation.call, submit_timeout, timeout)
         clock = asyncio.get_running_loop().time
         async with AsyncExitStack() as stack:
@@ -345,6 +355,7 @@ class DifyHook(BaseHook):
         files: list[Any] | str | None,
         query: str | None,
         workflow_id: str | None,
+        trace: Trace,
     ) -> Operation[StartedRun]:
         return api.run(
             inputs=check_inputs(inputs),
@@ -353,6 +364,7 @@ class DifyHook(BaseHook):
             files=check_files(files, opaque_ids=api.name == WORKFLOW_RUNS),
             query=check_query(query),
             workflow_id=workflow_id,
+            trace=trace,
         )
 
     @staticmethod
@@ -410,6 +422,8 @@ class DifyHook(BaseHook):
         files: list[Any] | str | None = None,
         query: str | None = None,
         workflow_id: str | None = None,
+        trace_id: str | None = None,
+        traceparent: str | None = None,
         timeout: float = TIMEOUT_SECONDS,
     ) -> Iterator[Event]:
         """Start a run and yield its events as they come, without pings, until it ends or pauses.
@@ -425,7 +439,8 @@ class DifyHook(BaseHook):
         :raises DifyTransportError: It broke, or ended, before the run did; ``workflow_run_id`` is set.
         :raises DifyRunTimeoutError: The run had not ended after ``timeout``; ``workflow_run_id`` is set.
         """
-        operation = self._submission(self.api, inputs, user, "streaming", files, query, workflow_id)
+        trace = _trace(trace_id, traceparent)
+        operation = self._submission(self.api, inputs, user, "streaming", files, query, workflow_id, trace)
         until = time.monotonic() + seconds_of(timeout, "timeout")
         reader = StreamReader(user)
         with (
@@ -449,11 +464,14 @@ class DifyHook(BaseHook):
         files: list[Any] | str | None = None,
         query: str | None = None,
         workflow_id: str | None = None,
+        trace_id: str | None = None,
+        traceparent: str | None = None,
         timeout: float = TIMEOUT_SECONDS,
     ) -> AsyncIterator[Event]:
         """Start a run and yield its events; see ``stream_workflow_run``."""
         transport = await self._atransport()
-        operation = self._submission(await self.aapi(), inputs, user, "streaming", files, query, workflow_id)
+        api, trace = await self.aapi(), _trace(trace_id, traceparent)
+        operation = self._submission(api, inputs, user, "streaming", files, query, workflow_id, trace)
         clock = asyncio.get_running_loop().time
         until = clock() + seconds_of(timeout, "timeout")
         reader = StreamReader(user)
@@ -896,6 +914,10 @@ class DifyHook(BaseHook):
 def _active_in(page: LogPage | DifyError) -> str | None:
     runs = () if isinstance(page, DifyError) else page.runs
     return next((run.workflow_run_id for run in runs if not run.status.is_terminal), None)
+
+
+def _trace(trace_id: str | None, traceparent: str | None) -> Trace:
+    return Trace(check_trace_id(trace_id), check_traceparent(traceparent))
 
 
 def _log_filters(

@@ -58,6 +58,7 @@ def request_headers(connection: DifyConnection, call: Call, content_type: str | 
     """Return all headers of a request but its length."""
     headers = {
         **connection.headers,
+        **call.headers,
         "Authorization": f"Bearer {connection.api_key}",
         "User-Agent": user_agent(),
         "Accept": "text/event-stream, application/json" if call.streaming else "application/json",

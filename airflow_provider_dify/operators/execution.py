@@ -18,6 +18,7 @@ from airflow_provider_dify.api.progress import closing_line
 from airflow_provider_dify.api.runs import RunStatus, StartedRun
 from airflow_provider_dify.api.settings import PollSchedule
 from airflow_provider_dify.api.steps import StepLog
+from airflow_provider_dify.api.tracing import check_trace_id
 from airflow_provider_dify.api.transitions import (
     Fail,
     Search,
@@ -36,6 +37,7 @@ from airflow_provider_dify.hooks.introducing import introduce
 from airflow_provider_dify.links.dify import push_link
 from airflow_provider_dify.names import RUN_ID_XCOM_KEY, SERVICE_API, TASK_ID_XCOM_KEY
 from airflow_provider_dify.operators.ledger import SubmissionLedger, task_try
+from airflow_provider_dify.operators.tracing import current_traceparent
 from airflow_provider_dify.triggers.report import Report, SearchReport
 
 if TYPE_CHECKING:
@@ -90,6 +92,7 @@ class Execution:
         """Start the try: everything that a DAG author passes is checked before anything is looked for or sent."""
         now = time.time()
         check_inputs(self._task.inputs)
+        check_trace_id(self._task.trace_id)
         return self._begin(Submission(user=self._user(), submitted_at=now, started_at=now))
 
     def submit_again(self, submission: dict[str, Any]) -> Any:
@@ -305,6 +308,8 @@ class Execution:
             files=self._task.files,  # type: ignore[arg-type]
             query=self._task.query,
             workflow_id=self._task.workflow_id,
+            trace_id=self._task.trace_id,
+            traceparent=current_traceparent(self._context["ti"]) if self._task.trace else None,
             submit_timeout=self._task.submit_timeout,
             timeout=max(self._deadline(submission).left(time.time()), self._task.submit_timeout),
             before_send=partial(self._before_send, submission),

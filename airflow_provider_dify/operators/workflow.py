@@ -49,6 +49,11 @@ class DifyRunWorkflowOperator(BaseOperator):
         task instance, which makes the submission findable. Templated.
     :param workflow_id: A published version to run, instead of the current one; required by the
         ``workflow-runs`` contract. Templated.
+    :param trace: Whether the trace that the task belongs to is passed on, as header ``traceparent`` and as Dify's
+        ``trace_id``, so that a tracing backend shows task and workflow in one trace: OpenTelemetry's current span, else
+        what Airflow 3 hands the task. Nothing is sent where there is none.
+    :param trace_id: Dify's ``trace_id`` instead of that of the trace: 1 to 128 letters, digits, ``-`` or ``_``.
+        Templated.
     :param response_mode: ``streaming`` learns the run's id at once. ``blocking`` holds one HTTP request, and
         the worker, until the run has ended; a gateway before Dify cuts such requests after 60 to 100 s.
     :param dify_conn_id: The Airflow connection. Templated.
@@ -84,7 +89,7 @@ class DifyRunWorkflowOperator(BaseOperator):
     does not tell the app.
     """
 
-    template_fields: Sequence[str] = ("inputs", "files", "query", "user", "workflow_id", "dify_conn_id")
+    template_fields: Sequence[str] = ("inputs", "files", "query", "user", "workflow_id", "trace_id", "dify_conn_id")
     template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json", "files": "json"}
     operator_extra_links = (DifyRunLink(),)
     ui_color = "#e8efff"
@@ -97,6 +102,8 @@ class DifyRunWorkflowOperator(BaseOperator):
         query: str | None = None,
         user: str | None = None,
         workflow_id: str | None = None,
+        trace: bool = True,
+        trace_id: str | None = None,
         response_mode: str = "streaming",
         dify_conn_id: str = DEFAULT_CONN_NAME,
         submit_timeout: float = SUBMIT_TIMEOUT_SECONDS,
@@ -120,6 +127,8 @@ class DifyRunWorkflowOperator(BaseOperator):
         self.query = query
         self.user = user
         self.workflow_id = workflow_id
+        self.trace = trace
+        self.trace_id = trace_id
         self.response_mode = check_choice(response_mode, "response_mode", RESPONSE_MODES)
         self.dify_conn_id = dify_conn_id
         self.submit_timeout = seconds_of(submit_timeout, "submit_timeout")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from airflow_provider_dify.api.tracing import read_traceparent
 from airflow_provider_dify.testing.server import DifyServer
-from tests.integration.airflow_dags import decoded
+from tests.integration.airflow_dags import decoded, is_airflow_2
 from tests.integration.airflow_processes import Airflow, wait_for
 
 DAG_ID = "dify_quickstart"
@@ -39,6 +40,11 @@ def test_a_deferred_run_succeeds_and_leaks_no_secret(tmp_path: Path) -> None:
         assert decoded(xcom["return_value"]) == {"body": "slept 12 s"}
         assert decoded(xcom["workflow_run_id"]) == server.runs[0].id
         assert [run.status for run in server.runs] == ["succeeded"]
+        (submission,) = [each for each in server.requests if each.method == "POST" and each.path.endswith("/run")]
+        # The scheduler of Airflow 3 hands each task a trace, also where no tracing is set up.
+        told = read_traceparent(submission.headers.get("traceparent"))
+        assert (told is None) is is_airflow_2()
+        assert submission.json.get("trace_id") == (told and told.split("-")[1])
     for files in (deferred, stored):
         assert any(server.runs[0].id.encode() in content for content in files.values())
         for secret in (key, token):
