@@ -8,19 +8,23 @@ CONSTRAINTS := constraints/airflow-$(AIRFLOW_VERSION).txt
 READY := $(VENV)/.ready
 WORKERS ?= 4
 PYTEST_ARGS ?=
+SOAK_RUNS ?= 30
+SOAK_SECONDS ?= 60
+SOAK_SEED ?= 7
 PORT ?= 0
 
 # make demo DIFY_BASE_URL=… DIFY_API_KEY=… DIFY_INPUTS='{"text": "hi"}' runs the workflow of a real server.
 export DIFY_BASE_URL DIFY_API_KEY DIFY_INPUTS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test lint format docs wheel constraints clean
+.PHONY: help setup up down demo test faults lint format docs wheel constraints clean
 
 help:
 	@echo "make demo        run a workflow from a DAG, against a local Dify server"
 	@echo "make up          start Airflow with its user interface, the example DAGs and a local Dify server; PORT=… chooses"
 	@echo "make down        end them"
 	@echo "make test        run all tests; AIRFLOW_VERSION=2.11.2 chooses another Airflow, PYTEST_ARGS=… a selection"
+	@echo "make faults      kill Airflow's real processes, with PostgreSQL, whose programs must be installed"
 	@echo "make lint        ruff and mypy"
 	@echo "make format      let ruff rewrite what it can"
 	@echo "make docs        build the documentation into site/"
@@ -49,6 +53,10 @@ down:
 
 test: $(READY)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+faults: $(READY)
+	@$(BIN)/python -m pytest -q -m postgres tests/faults
+	@$(BIN)/python -m tests.faults.soak --runs $(SOAK_RUNS) --seconds $(SOAK_SECONDS) --seed $(SOAK_SEED)
 
 lint: $(READY)
 	@$(BIN)/ruff format --check
