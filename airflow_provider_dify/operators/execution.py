@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_dify.api.attempts import Submitted, look_at_earlier, search_deadline
-from airflow_provider_dify.api.finding import FindResult, NotFound, find_run, of_use
+from airflow_provider_dify.api.finding import FindResult, Found, NotFound, find_run, of_use
 from airflow_provider_dify.api.following import FollowFlow, followed, with_failed_step
 from airflow_provider_dify.api.inputs import check_inputs, check_user
 from airflow_provider_dify.api.outcomes import outputs_of, paused_error, retry_after_timeout, timeout_error
@@ -38,7 +39,7 @@ from airflow_provider_dify.links.dify import push_link
 from airflow_provider_dify.names import RUN_ID_XCOM_KEY, SERVICE_API, TASK_ID_XCOM_KEY
 from airflow_provider_dify.operators.ledger import SubmissionLedger, task_try
 from airflow_provider_dify.operators.tracing import current_traceparent
-from airflow_provider_dify.triggers.report import Report, SearchReport
+from airflow_provider_dify.triggers.report import DUE, Report, SearchReport
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -128,6 +129,22 @@ class Execution:
             grace = deadline.at_least(time.time() + COLLECT_SECONDS)
             result = with_failed_step(self._follow(self._started, grace, first_wait=0), report.failed_step)
         return self._finish(self._started, result, deadline, user)
+
+    def recall(self, kept: dict[str, Any]) -> None:
+        """Know what the task knew when it was deferred, and what the trigger has told since, without going on.
+
+        :param kept: The arguments of one of the methods by which a task is resumed.
+        """
+        run_id, task_id, user = kept.get("workflow_run_id"), kept.get("task_id"), kept.get("user")
+        submission, event = kept.get("submission"), kept.get("event")
+        if run_id is not None:
+            self._started, self._submitted_user = StartedRun(run_id, task_id), user
+        elif submission is not None and event != DUE:
+            self._submitted_user, self._sought = submission["user"], (submission["user"],)
+            with suppress(DifyError):
+                found = SearchReport.parse(event)
+                if isinstance(found, Found):
+                    self._started, self._submitted_user = StartedRun(found.workflow_run_id), found.marker
 
     def killed(self) -> None:
         """Stop the run, since the task is killed on the worker.
@@ -453,7 +470,9 @@ class Execution:
                 failed_step=result.failed_step,
             )
         if isinstance(result, TimedOut):
-            stopped = self._task.cancel_on_timeout and self._stop(started, user, "the deadline has struck")
+            # A process that was frozen for long finds its deadline gone by, and the run in the hands of another try.
+            stops = self._task.cancel_on_timeout and not ledger.has_passed_on()
+            stopped = stops and self._stop(started, user, "the deadline has struck")
             if stopped:
                 ledger.settle()
             on_retry = retry_after_timeout(

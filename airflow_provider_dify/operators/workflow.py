@@ -201,5 +201,25 @@ class DifyRunWorkflowOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Stop the run when the task is killed on a worker."""
-        if self._execution is not None:
-            self._execution.killed()
+        execution = self._execution or self._deferred()
+        if execution is not None:
+            execution.killed()
+
+    def _deferred(self) -> Execution | None:
+        """Return the try as it was deferred, where Airflow kills the task before it resumes it.
+
+        Airflow 2 does so where ``execution_timeout`` strikes between the trigger's event and the worker's start.
+        """
+        from airflow.providers.common.compat.sdk import get_current_context
+
+        try:
+            context = get_current_context()
+        except Exception:
+            # There is none before a task's process has got that far: nothing has been submitted then.
+            return None
+        kept = getattr(context["ti"], "next_kwargs", None)
+        if not isinstance(kept, dict):
+            return None
+        execution = self._executed(context)
+        execution.recall(kept)
+        return execution

@@ -19,6 +19,7 @@ PAUSED = "paused"
 FOUND = "found"
 NOT_FOUND = "not_found"
 ERROR = "error"
+DUE = {"status": "due"}
 _WAIT_STATUSES = frozenset({ENDED, TIMED_OUT, PAUSED, ERROR})
 _SEARCH_STATUSES = frozenset({FOUND, NOT_FOUND, ERROR})
 

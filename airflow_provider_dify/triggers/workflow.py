@@ -21,7 +21,7 @@ from airflow_provider_dify.api.waiting import wait_for_run
 from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.hooks.dify import DifyHook
 from airflow_provider_dify.hooks.poller import PolledHook
-from airflow_provider_dify.triggers.report import Report, SearchReport
+from airflow_provider_dify.triggers.report import DUE, Report, SearchReport
 from airflow_provider_dify.triggers.stopping import (
     CALLS_ON_KILL,
     ON_KILL_SECONDS,
@@ -280,4 +280,4 @@ class DifySubmitLaterTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Sleep until the moment has come."""
         await asyncio.sleep(max(self.moment - time.time(), 0))
-        yield TriggerEvent({"status": "due"})  # type: ignore[no-untyped-call]
+        yield TriggerEvent(dict(DUE))  # type: ignore[no-untyped-call]

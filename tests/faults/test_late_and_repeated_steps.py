@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_dify.exceptions import DifyError
+from airflow_provider_dify.exceptions import DifyError, DifyRunTimeoutError
+from airflow_provider_dify.hooks.dify import DifyHook
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
 from airflow_provider_dify.testing.workflows import Input, Workflow
 from tests.faults.test_stops_that_fail import STEPS, until
-from tests.faults.tries import Killed, Task, connect, death, modes, stops, stores
+from tests.faults.tries import Killed, Task, connect, death, die, modes, stops, stores
 
 INPUTS = {"text": "hello"}
 EXECUTION = "airflow_provider_dify.operators.execution.Execution"
@@ -101,6 +102,38 @@ def test_a_kill_during_the_look_for_or_at_an_earlier_run_stops_that(
     until(lambda: statuses(server) == ["stopped"])
 
 
+def set_current_context(context: Any) -> Any:
+    try:
+        from airflow.sdk.execution_time.context import set_current_context
+    except ImportError:
+        from airflow.models.taskinstance import set_current_context
+    return set_current_context(context)
+
+
+@pytest.mark.parametrize("left", ["the wait", "a search that found", "a search that did not find"])
+def test_a_task_that_is_killed_before_it_is_resumed_stops_its_run(
+    server: DifyServer, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    """Airflow 2 kills an operator that it has not resumed yet, where ``execution_timeout`` strikes in between."""
+    connect(monkeypatch, server, "steps")
+    killed = Task(store=False, deferrable=True, inputs=INPUTS, timeout=1)
+    if left != "the wait":
+        server.inject(Fault("submit", "lose_events", events=("*",)))
+    if left == "a search that did not find":
+        server.inject(Fault("logs", "status", status=503, times=None))
+    method = "execute_complete" if left == "the wait" else "execute_found"
+    with monkeypatch.context() as patch:
+        patch.setattr(f"airflow_provider_dify.operators.workflow.DifyRunWorkflowOperator.{method}", die)
+        with pytest.raises(Killed):
+            killed.run()
+    server.clear_faults()
+    assert statuses(server) == ["running"]
+    killed.ti.next_kwargs = killed.resumption[1]
+    with set_current_context({"ti": killed.ti}):
+        killed.operator.on_kill()
+    until(lambda: statuses(server) == ["stopped"])
+
+
 # --- A task that another try has taken over
 
 
@@ -131,6 +164,26 @@ def test_a_process_that_was_taken_for_dead_does_not_stop_what_a_retry_has_taken_
     assert stops(server) == []
     task.operator.on_kill()
     assert len(stops(server)) == 1
+
+
+def test_a_process_that_thaws_after_its_deadline_does_not_stop_what_a_retry_has_taken_up(
+    server: DifyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(monkeypatch, server, "long")
+    task = Task(store=True, deferrable=False, inputs=INPUTS, timeout=0.2)
+    look = DifyHook.look
+
+    def thaw(hook: DifyHook, *rest: Any, **options: Any) -> Any:
+        monkeypatch.setattr(DifyHook, "look", look)
+        with death("between id and wait"):
+            task.retry()
+        return look(hook, *rest, **options)
+
+    monkeypatch.setattr(DifyHook, "look", thaw)
+    with pytest.raises(DifyRunTimeoutError, match="a retry of the task takes it up"):
+        task.run()
+    assert stops(server) == []
+    assert statuses(server) == ["running"]
 
 
 def test_a_process_whose_notes_are_out_of_reach_does_not_stop_its_run(server: DifyServer) -> None:

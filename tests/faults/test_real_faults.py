@@ -241,6 +241,18 @@ def killed_scheduler_and_triggerer(stage: Stage) -> None:
         assert [run.status for run in stage.runs(f"all-killed-{mode}")] == ["succeeded"]
 
 
+def lost_runs(stage: Stage) -> None:
+    """A restart of Dify leaves runs ``running`` for ever: the deadline ends their tasks."""
+    for mode in MODES:
+        stage.start(f"timeout_{mode}", f"lost-{mode}", seconds=900)
+    for mode in MODES:
+        wait_for("a run", lambda mode=mode: stage.runs(f"lost-{mode}"), LIMIT)
+    stage.dify.restart()
+    for mode in MODES:
+        assert stage.wait_until_ended(f"lost-{mode}") == "failed"
+        assert len(stage.runs(f"lost-{mode}")) == 1
+
+
 # Each list's scenarios leave each other alone and are played at once: most of their time is Airflow's own.
 SCENARIOS: list[list[tuple[Callable[..., None], tuple[str, ...]]]] = [
     [
@@ -257,6 +269,7 @@ SCENARIOS: list[list[tuple[Callable[..., None], tuple[str, ...]]]] = [
     ],
     [(frozen_triggerer, ()), (outage, ()), (burst, ("forty",)), (burst, ("thirty",))],
     [(killed_scheduler_and_triggerer, ())],
+    [(lost_runs, ())],
 ]
 NAMES = [" ".join([scenario.__name__, *rest]) for batch in SCENARIOS for scenario, rest in batch]
 

@@ -69,6 +69,7 @@ class TaskInstance:
     max_tries: int = 2
     try_number: int = 1
     xcoms: dict[str, Any] = field(default_factory=dict)
+    next_kwargs: dict[str, Any] | None = None
 
     def xcom_push(self, key: str, value: Any) -> None:
         self.xcoms[key] = value
