@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 
 from airflow_provider_dify.api import human_input, runs
 from airflow_provider_dify.api.errors import Answer, error_for_answer
+from airflow_provider_dify.api.forms import InputForm
 from airflow_provider_dify.api.human_input import HumanInputForm
 from airflow_provider_dify.api.runs import AppInfo, LogPage, StartedRun, UploadedFile, WorkflowRun
 from airflow_provider_dify.api.server import Server
@@ -177,6 +178,9 @@ class ApiContract(Protocol):
         self, form_token: str, *, action: str, inputs: Mapping[str, Any], user: str
     ) -> Operation[None]:
         """Answer such a form."""
+
+    def input_form(self) -> Operation[InputForm]:
+        """Ask for the same, read."""
 
 
 def check_id(value: Any, field_name: str) -> str:
@@ -366,6 +370,11 @@ class ServiceApi:
         )
         return _SinceHumanInput(call, lambda answer: runs.parse_accepted(read_json(answer, call.what)))
 
+    def input_form(self) -> Operation[InputForm]:
+        """Ask for what the inputs of a run must be; errors as for ``parameters``."""
+        raw = self.parameters()
+        return Operation(raw.call, lambda answer: InputForm.parse(raw.parse(answer), answer.server_version))
+
 
 class WorkflowRunsApi:
     """The asynchronous contract of gateways before Dify: submit and status, nothing else."""
@@ -449,6 +458,10 @@ class WorkflowRunsApi:
     ) -> Operation[None]:
         """There are no forms in this contract."""
         raise self._unsupported("answer a human-input form")
+
+    def input_form(self) -> Operation[InputForm]:
+        """There is no input form in this contract."""
+        raise self._unsupported("read the app's input form")
 
     @staticmethod
     def _unsupported(deed: str) -> DifyUnsupportedError:

@@ -61,3 +61,12 @@ class Server:
     def has_human_input(self) -> bool:
         """Whether a run can ask a human, who answers by a form (API facts, section 9)."""
         return self._since(1, 14, 0)
+
+    @property
+    def refuses_json_text(self) -> bool:
+        """Whether the JSON text of an object is known to be refused for a ``json_object`` input (API facts, 2.1).
+
+        Unlike the others False for a version that is not told: an input is only refused where the server would.
+        """
+        number = self.number
+        return number is not None and number >= (1, 14, 0)

@@ -23,6 +23,7 @@ from airflow_provider_dify.api.calls import (
     Upload,
     contract,
 )
+from airflow_provider_dify.api.errors import without_retry_advice
 from airflow_provider_dify.api.events import Event, EventDecoder, task_id_in
 from airflow_provider_dify.api.flows import Flow, RunPages, find_runs, test_connection
 from airflow_provider_dify.api.following import ReadEvents
@@ -60,6 +61,7 @@ from airflow_provider_dify.exceptions import (
     DifyTransportError,
 )
 from airflow_provider_dify.hooks.following import AsyncFollowing, SyncFollowing
+from airflow_provider_dify.hooks.forms import KnownForm, known_form, remember_form
 from airflow_provider_dify.hooks.masking import mask_secrets
 from airflow_provider_dify.names import CONN_TYPE, DEFAULT_CONN_NAME, HOOK_NAME, WORKFLOW_RUNS
 
@@ -68,6 +70,8 @@ if TYPE_CHECKING:
     from airflow_provider_dify.hooks.http_sync import SyncTransport
 
 STOP_TIMEOUT_SECONDS = 2.0
+# A stock server all of whose connections are taken answers after about this long (API facts, section 12.1).
+FORM_TIMEOUT_SECONDS = 10.0
 # A marker has one run; a few more rows show it where a server of another kind says otherwise.
 MARKER_ROWS = 10
 _READ_TO_THE_END = (
@@ -614,6 +618,22 @@ class DifyHook(BaseHook):
         """Upload a file; see ``upload_file``."""
         with _opened(file, name, mime_type) as upload:
             return await self._asend((await self.aapi()).upload(upload, check_user(user)))
+
+    def known_form(self, *, fresh: bool = False) -> KnownForm:
+        """Return what is known of the app's input form, and ask for it where this process has not lately.
+
+        One request of at most 10 s, which is not repeated: whoever asks goes on without a form.
+
+        :param fresh: Whether to ask in any case, since the app may have been published anew.
+        """
+        known = None if fresh else known_form(self.connection)
+        if known is not None:
+            return known
+        try:
+            form = self._send(self.api.input_form(), timeout=FORM_TIMEOUT_SECONDS, retry=False)
+        except DifyError as error:
+            return remember_form(self.connection, None, without_retry_advice(error.message))
+        return remember_form(self.connection, form)
 
     def test_connection(self) -> tuple[bool, str]:
         """Tell whether the connection can run workflows, and what to do where it cannot.

@@ -38,6 +38,7 @@ from airflow_provider_dify.hooks.introducing import introduce
 from airflow_provider_dify.links.dify import push_link
 from airflow_provider_dify.names import RUN_ID_XCOM_KEY, SERVICE_API, TASK_ID_XCOM_KEY
 from airflow_provider_dify.operators.ledger import SubmissionLedger, task_try
+from airflow_provider_dify.operators.preparing import check_against_form
 from airflow_provider_dify.operators.tracing import current_traceparent
 from airflow_provider_dify.triggers.report import DUE, Report, SearchReport
 
@@ -55,12 +56,14 @@ class Submission:
     :param submitted_at: Unix seconds of the first submission, from which the deadline follows.
     :param started_at: Unix seconds at which the try started.
     :param attempts: Submissions that were rate-limited.
+    :param checked: Whether the inputs were held against the app's form, where that is to be.
     """
 
     user: str
     submitted_at: float
     started_at: float
     attempts: int = 0
+    checked: bool = False
 
     @classmethod
     def read(cls, told: dict[str, Any]) -> Submission:
@@ -303,6 +306,9 @@ class Execution:
         return self._go(step, submission)
 
     def _submit(self, submission: Submission) -> Any:
+        if not submission.checked and self._task.validate_inputs:
+            check_against_form(self._hook, self._task.inputs, workflow_id=self._task.workflow_id)
+        submission = replace(submission, checked=True)
         while True:
             try:
                 started = self._send(submission)

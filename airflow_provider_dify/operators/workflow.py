@@ -44,6 +44,10 @@ class DifyRunWorkflowOperator(BaseOperator):
         as JSON. Templated.
     :param files: Files of the run (``sys.files``): remote URLs, upload ids, or mappings in Dify's form.
         File-typed inputs take the same mappings. Templated.
+    :param validate_inputs: Whether ``inputs`` are held against the app's input form before anything is submitted, so
+        that one error names every input that is missing, undeclared (Dify drops those silently), of a wrong type, too
+        long or none of the options. The form is asked for once in each process and five minutes; where it cannot be
+        read, and where ``workflow_id`` names a version, the log says so and the inputs go unchecked.
     :param query: Text of a conversational workflow; only in the ``workflow-runs`` contract. Templated.
     :param user: Caller identity that Dify shows, at most 255 characters. Left out, it is derived from the
         task instance, which makes the submission findable. Templated.
@@ -99,6 +103,7 @@ class DifyRunWorkflowOperator(BaseOperator):
         *,
         inputs: Mapping[str, Any] | str | None = None,
         files: Sequence[Any] | str | None = None,
+        validate_inputs: bool = True,
         query: str | None = None,
         user: str | None = None,
         workflow_id: str | None = None,
@@ -124,6 +129,7 @@ class DifyRunWorkflowOperator(BaseOperator):
         super().__init__(**kwargs)
         self.inputs = inputs
         self.files = files
+        self.validate_inputs = validate_inputs
         self.query = query
         self.user = user
         self.workflow_id = workflow_id

@@ -24,7 +24,7 @@ from airflow_provider_dify.testing.service import Service, json_response, parse_
 from airflow_provider_dify.testing.streams import ClientGone, EventStream, is_connected
 from airflow_provider_dify.testing.validation import check_run_body
 from airflow_provider_dify.testing.versions import PING_INTERVAL, UPLOAD_LIMIT, USER_LIMIT
-from airflow_provider_dify.testing.workflows import Input
+from airflow_provider_dify.testing.workflows import Input, Workflow
 
 _WRONG_MODE = "Please check if your app mode matches the right API route."
 _UNAVAILABLE = "App unavailable, please check your app configurations."
@@ -395,7 +395,7 @@ class ServiceApi:
             "retriever_resource": disabled,
             "annotation_reply": disabled,
             "more_like_this": disabled,
-            "user_input_form": [{item.type: _form_field(item)} for item in app.workflow.inputs],
+            "user_input_form": input_form(app.workflow),
             "sensitive_word_avoidance": disabled,
             "file_upload": disabled,
             "system_parameters": limits,
@@ -518,6 +518,11 @@ def _blocking_body(run: Run, event: Event) -> dict[str, Any]:
     if event["event"] == "workflow_paused":
         data |= {key: event_data[key] for key in ("paused_nodes", "reasons")}
     return {"task_id": run.task_id, "workflow_run_id": run.id, "data": data}
+
+
+def input_form(workflow: Workflow) -> list[dict[str, Any]]:
+    """Return the form of an app as `/parameters` tells it."""
+    return [{item.type: _form_field(item)} for item in workflow.inputs]
 
 
 def _form_field(item: Input) -> dict[str, Any]:
