@@ -44,6 +44,14 @@ class DifyInvalidInputError(DifyError, AirflowFailException):
     """An argument, an input or a file was refused, by this provider before sending or by Dify."""
 
 
+class DifyFileError(DifyError):
+    """A file could not be read, sent, fetched or saved, or it changed meanwhile. Runs that exist are kept and named."""
+
+
+class DifyFileRefusedError(DifyFileError, AirflowFailException):
+    """A file of a run's outputs is not fetched: its address, or its size, is not one that was allowed."""
+
+
 class DifyUnsupportedError(DifyError, AirflowFailException):
     """The connection's API contract or the server's version has no route for what was asked."""
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from typing import BinaryIO
+from typing import Protocol
 
 from airflow_provider_dify.api.calls import Call, Upload
+from airflow_provider_dify.exceptions import DifyFileError
 
 CHUNK_BYTES = 64 * 1024
+
+
+class Readable(Protocol):
+    """What a body is read from."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next bytes, and nothing at the end."""
 
 
 class Body:
@@ -30,7 +37,7 @@ class Body:
 
     def __init__(
         self,
-        parts: list[BinaryIO],
+        parts: list[Readable],
         size: int,
         content_type: str,
         before_send: Callable[[], None] | None = None,
@@ -87,14 +94,50 @@ def _multipart(upload: Upload, fields: Mapping[str, str]) -> Body:
         f"Content-Type: {upload.mime_type}\r\n\r\n"
     ).encode()
     tail = f"\r\n--{boundary}--\r\n".encode()
-    start = upload.stream.tell()
-    size = upload.stream.seek(0, os.SEEK_END) - start
-    upload.stream.seek(start)
     return Body(
-        [io.BytesIO(head), upload.stream, io.BytesIO(tail)],
-        len(head) + size + len(tail),
+        [io.BytesIO(head), _Measured(upload), io.BytesIO(tail)],
+        len(head) + upload.size + len(tail),
         f"multipart/form-data; boundary={boundary}",
     )
+
+
+class _Measured:
+    """The content of an upload, which must be as long as it was when it was measured.
+
+    The length is told in the request's head: a file that has become shorter would leave the server waiting for the
+    rest, and of one that grows a beginning would be sent for the whole. Either breaks the request off.
+    """
+
+    def __init__(self, upload: Upload) -> None:
+        self._upload = upload
+        self._left = upload.size
+        self._at_start = True
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes.
+
+        :raises DifyFileError: The file cannot be read any more, or its length has changed.
+        """
+        wanted = self._left if size < 0 else min(size, self._left)
+        try:
+            if self._at_start:
+                self._upload.stream.seek(self._upload.start)
+                self._at_start = False
+            chunk = self._upload.stream.read(wanted or 1)
+        except Exception as error:
+            # Whatever an object store's client raises; by the HTTP client it would be taken for its own failure.
+            raise DifyFileError(
+                f"{self._upload.name!r} could not be read to its end ({type(error).__name__}: {error}), so it was not "
+                "uploaded. A retry of the task may succeed."
+            ) from error
+        if (wanted > 0) is not bool(chunk):
+            change = "shorter" if wanted else "longer"
+            raise DifyFileError(
+                f"{self._upload.name!r} became {change} than {self._upload.size:,} bytes while it was read, so it was "
+                "not uploaded: something still writes it. A retry of the task may succeed."
+            )
+        self._left -= len(chunk) if wanted else 0
+        return chunk
 
 
 def _quoted(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -36,11 +37,25 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Upload:
-    """A file to send as the part ``file`` of a multipart form, read from its current position."""
+    """A file to send as the part ``file`` of a multipart form, each time anew from where it stood at first.
+
+    :param stream: A seekable binary file.
+    :param name: File name that Dify keeps.
+    :param mime_type: Its MIME type.
+    """
 
     stream: BinaryIO
     name: str
     mime_type: str
+    start: int = field(init=False)
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Measure the file, once for all times that it is sent."""
+        start = self.stream.tell()
+        object.__setattr__(self, "start", start)
+        object.__setattr__(self, "size", self.stream.seek(0, os.SEEK_END) - start)
+        self.stream.seek(start)
 
 
 @dataclass(frozen=True)

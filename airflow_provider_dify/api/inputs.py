@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import mimetypes
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -12,18 +11,19 @@ from urllib.parse import urlsplit
 
 from airflow_provider_dify.api.calls import USER_MAX_CHARS, check_id
 from airflow_provider_dify.api.settings import check_choice
+from airflow_provider_dify.api.uploads import FILE_TYPES, FileToUpload, is_path_object, known_to_dify, to_upload
 from airflow_provider_dify.api.values import shape_of
 from airflow_provider_dify.exceptions import DifyInvalidInputError
 
-FILE_TYPES = ("document", "image", "audio", "video", "custom")
 _NATIVE = "Render it with `| tojson`, or set render_template_as_native_obj=True on the DAG."
 
 
-def check_inputs(value: Any) -> dict[str, Any]:
+def check_inputs(value: Any, *, paths: bool = False) -> dict[str, Any]:
     """Return the workflow's inputs as a dict that JSON can carry.
 
     :param value: A mapping of input names to values, None for no inputs, or a JSON object as a string (what
         a rendered template turns into).
+    :param paths: Whether path objects pass, which stand for files that are uploaded before the inputs are sent.
     :raises DifyInvalidInputError: It is no mapping, a name is no string, or a value is not JSON-serialisable.
     """
     value = _from_template(value, "inputs", "object")
@@ -32,7 +32,7 @@ def check_inputs(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise DifyInvalidInputError(f'inputs must be a mapping such as {{"text": "hi"}} and is {shape_of(value)}.')
     inputs = dict(value)
-    _check_json(inputs, "inputs")
+    _check_json(inputs, "inputs", paths=paths)
     return inputs
 
 
@@ -47,12 +47,27 @@ def check_files(value: Any, *, opaque_ids: bool = False) -> list[dict[str, Any]]
         UUID. A bare string is then a URL, never an id.
     :raises DifyInvalidInputError: An item is something else.
     """
-    value = _from_template(value, "files", "list")
-    if value is None:
-        return None
-    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, (list, tuple)):
-        raise DifyInvalidInputError(f"files must be a list of files and is {shape_of(value)}.")
-    return [_file(item, f"files[{index}]", opaque_ids) for index, item in enumerate(value)] or None
+    return [_file(item, f"files[{index}]", opaque_ids) for index, item in enumerate(_listed(value))] or None
+
+
+def check_files_or_paths(
+    value: Any, *, file_types: tuple[str, ...] = (), opaque_ids: bool = False
+) -> list[dict[str, Any] | FileToUpload]:
+    """Return the workflow's files, those among them that are to be uploaded first as ``FileToUpload``.
+
+    :param value: As for ``check_files``, and besides: local paths, URIs of objects, path objects, and mappings with
+        ``path``; see ``to_upload``.
+    :param file_types: What files the app allows; empty for any.
+    :param opaque_ids: As for ``check_files``.
+    :raises DifyInvalidInputError: An item is something else.
+    """
+    files: list[dict[str, Any] | FileToUpload] = []
+    for index, item in enumerate(_listed(value)):
+        place = f"files[{index}]"
+        may_be_new = isinstance(item, (str, Mapping)) or is_path_object(item)
+        file = to_upload(item, place, file_types) if may_be_new else None
+        files.append(_file(item, place, opaque_ids, file_types) if file is None else file)
+    return files
 
 
 def check_user(value: Any) -> str:
@@ -108,10 +123,10 @@ def _check_text(text: str, path: str) -> None:
         raise DifyInvalidInputError(f"{path} has a lone surrogate, which is no valid Unicode text.") from None
 
 
-def _check_json(value: Any, path: str, depth: int = 0) -> None:
+def _check_json(value: Any, path: str, depth: int = 0, *, paths: bool = False) -> None:
     if depth > 100:
         raise DifyInvalidInputError(f"{path} is nested deeper than 100 levels, or contains itself.")
-    if value is None or isinstance(value, (bool, int)):
+    if value is None or isinstance(value, (bool, int)) or (paths and is_path_object(value)):
         return
     if isinstance(value, str):
         _check_text(value, path)
@@ -123,10 +138,10 @@ def _check_json(value: Any, path: str, depth: int = 0) -> None:
             if not isinstance(key, str):
                 raise DifyInvalidInputError(f"{path} has a key that is {shape_of(key)}: keys must be strings.")
             _check_text(key, path)
-            _check_json(item, f"{path}[{key!r}]", depth + 1)
+            _check_json(item, f"{path}[{key!r}]", depth + 1, paths=paths)
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
-            _check_json(item, f"{path}[{index}]", depth + 1)
+            _check_json(item, f"{path}[{index}]", depth + 1, paths=paths)
     else:
         raise DifyInvalidInputError(
             f"{path} is {shape_of(value)}, which JSON cannot carry: convert it to a string, number, list or dict "
@@ -134,9 +149,18 @@ def _check_json(value: Any, path: str, depth: int = 0) -> None:
         )
 
 
-def _file(item: Any, path: str, opaque_ids: bool) -> dict[str, Any]:
+def _listed(value: Any) -> list[Any]:
+    value = _from_template(value, "files", "list")
+    if value is None:
+        return []
+    if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, (list, tuple)):
+        raise DifyInvalidInputError(f"files must be a list of files and is {shape_of(value)}.")
+    return list(value)
+
+
+def _file(item: Any, path: str, opaque_ids: bool, file_types: tuple[str, ...] = ()) -> dict[str, Any]:
     if isinstance(item, str):
-        return _file_from_text(item.strip(), path)
+        return _file_from_text(item.strip(), path, file_types)
     if not isinstance(item, Mapping):
         raise DifyInvalidInputError(f"{path} must be a URL, an upload id or a mapping and is {shape_of(item)}.")
     file = dict(item)
@@ -154,17 +178,17 @@ def _file(item: Any, path: str, opaque_ids: bool) -> dict[str, Any]:
     return file
 
 
-def _file_from_text(text: str, path: str) -> dict[str, Any]:
-    if _is_url(text):
-        return {"type": _type_of_url(text), "transfer_method": "remote_url", "url": text}
-    try:
-        upload_id = str(uuid.UUID(text))
-    except ValueError:
-        raise DifyInvalidInputError(
-            f"{path} is a string of {len(text)} characters that is neither an http(s) URL nor an upload id (UUID). "
-            "Upload local files first with DifyHook.upload_file under the same user and pass the id it returns."
-        ) from None
-    return {"type": "document", "transfer_method": "local_file", "upload_file_id": upload_id}
+def _file_from_text(text: str, path: str, file_types: tuple[str, ...]) -> dict[str, Any]:
+    if not _is_url(text):
+        try:
+            uuid.UUID(text)
+        except ValueError:
+            raise DifyInvalidInputError(
+                f"{path} is a string of {len(text)} characters that is neither an http(s) URL nor an upload id (UUID). "
+                "Upload local files first with DifyHook.upload_file under the same user and pass the id it returns; "
+                "the operator does that itself."
+            ) from None
+    return known_to_dify(text, file_types)
 
 
 def _upload_id(value: Any, path: str) -> str:
@@ -182,8 +206,3 @@ def _is_url(text: str) -> bool:
     except ValueError:
         return False
     return parts.scheme in ("http", "https") and bool(parts.hostname)
-
-
-def _type_of_url(url: str) -> str:
-    kind = (mimetypes.guess_type(urlsplit(url).path)[0] or "").partition("/")[0]
-    return kind if kind in ("image", "audio", "video") else "document"

@@ -51,6 +51,7 @@ from airflow_provider_dify.api.settings import (
 from airflow_provider_dify.api.streaming import StreamReader, no_stream
 from airflow_provider_dify.api.submission import SubmissionReader, submission_errors
 from airflow_provider_dify.api.tracing import Trace, check_trace_id, check_traceparent
+from airflow_provider_dify.api.uploads import UNKNOWN_MIME_TYPE, is_path_object, to_upload
 from airflow_provider_dify.api.waiting import AskWhyPaused, FindMarker, LookAt, Request, Sleep
 from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.exceptions import (
@@ -63,6 +64,7 @@ from airflow_provider_dify.exceptions import (
 from airflow_provider_dify.hooks.following import AsyncFollowing, SyncFollowing
 from airflow_provider_dify.hooks.forms import KnownForm, known_form, remember_form
 from airflow_provider_dify.hooks.masking import mask_secrets
+from airflow_provider_dify.hooks.stores import Source, reading
 from airflow_provider_dify.names import CONN_TYPE, DEFAULT_CONN_NAME, HOOK_NAME, WORKFLOW_RUNS
 
 if TYPE_CHECKING:
@@ -596,12 +598,14 @@ class DifyHook(BaseHook):
 
         From Dify 1.14 on a run of another user cannot use it (API facts, section 10).
 
-        :param file: A path, or a seekable binary file, which is read from its current position.
+        :param file: A local path, the URI of an object (``s3://…``, of any store that Airflow knows), an
+            ``ObjectStoragePath``, or a seekable binary file, which is read from its current position.
         :param user: The ``user`` of the run that will use the file.
         :param name: File name that Dify keeps; by default the path's.
         :param mime_type: By default guessed from the name.
         :return: The file; its ``upload_file_id`` goes into ``files`` or a file input.
-        :raises DifyInvalidInputError: The file cannot be read, or is larger than the server accepts.
+        :raises DifyInvalidInputError: There is no such file, or it is larger than the server accepts.
+        :raises DifyFileError: It could not be read to its end, or changed its length meanwhile.
         :raises DifyUnsupportedError: The API contract has no upload.
         """
         with _opened(file, name, mime_type) as upload:
@@ -965,17 +969,18 @@ def _told(started: StartedRun, on_started: Callable[[StartedRun], None] | None) 
 
 
 @contextmanager
-def _opened(file: str | os.PathLike[str] | BinaryIO, name: str | None, mime_type: str | None) -> Iterator[Upload]:
-    """Give an upload out of a path or an open file; a file that was open stays open."""
+def _opened(file: Any, name: str | None, mime_type: str | None) -> Iterator[Upload]:
+    """Give an upload out of a path, the URI of an object or an open file; a file that was open stays open."""
     with ExitStack() as stack:
-        if isinstance(file, (str, os.PathLike)):
-            name = name or os.path.basename(os.fspath(file))
-            try:
-                stream: BinaryIO = stack.enter_context(open(file, "rb"))
-            except OSError as error:
-                raise DifyInvalidInputError(f"file {os.fspath(file)!r} cannot be read: {error.strerror}.") from error
+        if isinstance(file, str) or is_path_object(file):
+            found = to_upload({"path": file}, "file")
+            assert found is not None
+            name = name or found.name
+            stream = stack.enter_context(Source(found.source).open())
         else:
             stream = file
         if not name:
             raise DifyInvalidInputError("name is missing: an open file needs the name that Dify is to keep.")
-        yield Upload(stream, name, mime_type or mimetypes.guess_type(name)[0] or "application/octet-stream")
+        with reading(name):
+            upload = Upload(stream, name, mime_type or mimetypes.guess_type(name)[0] or UNKNOWN_MIME_TYPE)
+        yield upload

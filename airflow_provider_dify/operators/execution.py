@@ -38,7 +38,7 @@ from airflow_provider_dify.hooks.introducing import introduce
 from airflow_provider_dify.links.dify import push_link
 from airflow_provider_dify.names import RUN_ID_XCOM_KEY, SERVICE_API, TASK_ID_XCOM_KEY
 from airflow_provider_dify.operators.ledger import SubmissionLedger, task_try
-from airflow_provider_dify.operators.preparing import check_against_form
+from airflow_provider_dify.operators.preparing import Prepared, prepare
 from airflow_provider_dify.operators.tracing import current_traceparent
 from airflow_provider_dify.triggers.report import DUE, Report, SearchReport
 
@@ -56,20 +56,23 @@ class Submission:
     :param submitted_at: Unix seconds of the first submission, from which the deadline follows.
     :param started_at: Unix seconds at which the try started.
     :param attempts: Submissions that were rate-limited.
-    :param checked: Whether the inputs were held against the app's form, where that is to be.
+    :param prepared: What was made of the task's files; None before the inputs were checked and the files uploaded.
     """
 
     user: str
     submitted_at: float
     started_at: float
     attempts: int = 0
-    checked: bool = False
+    prepared: Prepared | None = None
 
     @classmethod
     def read(cls, told: dict[str, Any]) -> Submission:
         """Return what was known before the task was deferred, maybe by a newer version of this package."""
         known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in told.items() if name in known})
+        kept = {name: value for name, value in told.items() if name in known}
+        if kept.get("prepared") is not None:
+            kept["prepared"] = Prepared(**kept["prepared"])
+        return cls(**kept)
 
 
 class Execution:
@@ -95,7 +98,7 @@ class Execution:
     def begin(self) -> Any:
         """Start the try: everything that a DAG author passes is checked before anything is looked for or sent."""
         now = time.time()
-        check_inputs(self._task.inputs)
+        check_inputs(self._task.inputs, paths=True)
         check_trace_id(self._task.trace_id)
         return self._begin(Submission(user=self._user(), submitted_at=now, started_at=now))
 
@@ -306,9 +309,7 @@ class Execution:
         return self._go(step, submission)
 
     def _submit(self, submission: Submission) -> Any:
-        if not submission.checked and self._task.validate_inputs:
-            check_against_form(self._hook, self._task.inputs, workflow_id=self._task.workflow_id)
-        submission = replace(submission, checked=True)
+        submission = self._prepared(submission)
         while True:
             try:
                 started = self._send(submission)
@@ -322,13 +323,26 @@ class Execution:
                 return self._go(step, submission)
             submission = self._await_turn(step, submission)
 
+    def _prepared(self, submission: Submission) -> Submission:
+        """Check the inputs and upload the files, unless this try has done so.
+
+        Whoever dies here has submitted nothing, and a submission that waits its turn keeps its upload ids. The
+        deadline is counted from what comes next.
+        """
+        if submission.prepared is not None:
+            return submission
+        prepared = prepare(self._task, self._hook, user=submission.user)
+        return replace(submission, prepared=prepared, submitted_at=time.time())
+
     def _send(self, submission: Submission) -> StartedRun:
         self._submitted_user, self._sought = submission.user, (submission.user,)
+        prepared = submission.prepared
+        assert prepared is not None
         return self._hook.create_workflow_run(
-            check_inputs(self._task.inputs),
+            {**check_inputs(self._task.inputs, paths=True), **prepared.inputs},
             user=submission.user,
             response_mode=self._task.response_mode,
-            files=self._task.files,  # type: ignore[arg-type]
+            files=prepared.files,
             query=self._task.query,
             workflow_id=self._task.workflow_id,
             trace_id=self._task.trace_id,

@@ -1,44 +1,133 @@
-"""What happens between the decision to submit a run and its submission: inputs are held against the app's form."""
+"""What happens between the decision to submit a run and its submission: inputs are checked, files are uploaded."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_dify.api.inputs import check_inputs
+from airflow_provider_dify.api.forms import InputForm
+from airflow_provider_dify.api.inputs import check_files_or_paths, check_inputs
+from airflow_provider_dify.api.uploads import FileToUpload, with_uploads
 from airflow_provider_dify.exceptions import DifyInvalidInputError
+from airflow_provider_dify.names import WORKFLOW_RUNS
+from airflow_provider_dify.operators.uploads import upload_all
 
 if TYPE_CHECKING:
     from airflow_provider_dify.hooks.dify import DifyHook
+    from airflow_provider_dify.operators.workflow import DifyRunWorkflowOperator
 
 log = logging.getLogger(__name__)
 
 
-def check_against_form(hook: DifyHook, value: Any, *, workflow_id: str | None) -> Mapping[str, Any]:
-    """Return the inputs of a run, checked against the app's form where that can be read.
+@dataclass(frozen=True)
+class Prepared:
+    """What a run gets besides the task's inputs as they are, small enough to be kept while the task is deferred.
+
+    :param inputs: Inputs that are sent otherwise than the task has them: those that name files.
+    :param files: The run's files in Dify's form.
+    """
+
+    inputs: dict[str, Any]
+    files: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What a run is to get, with the files that are not uploaded yet in the places where their mappings will stand."""
+
+    inputs: Mapping[str, Any]
+    files: Sequence[dict[str, Any] | FileToUpload]
+
+    @property
+    def to_upload(self) -> list[FileToUpload]:
+        """The files to upload."""
+        return [each for each in self._values() if isinstance(each, FileToUpload)]
+
+    def _values(self) -> Iterator[Any]:
+        yield from self.files
+        for value in self.inputs.values():
+            yield from value if isinstance(value, list) else (value,)
+
+    def with_ids(self, ids: Mapping[tuple[str, str, str], str], given: Mapping[str, Any]) -> Prepared:
+        """Return what is sent.
+
+        :param ids: The upload ids by the keys of the files.
+        :param given: The inputs as the task has them.
+        """
+
+        def sent(value: Any) -> Any:
+            if isinstance(value, list):
+                return [sent(item) for item in value]
+            return value.described(ids[value.key]) if isinstance(value, FileToUpload) else value
+
+        changed = {name: sent(value) for name, value in self.inputs.items() if value is not given[name]}
+        return Prepared(changed, [sent(file) for file in self.files])
+
+
+def prepare(task: DifyRunWorkflowOperator, hook: DifyHook, *, user: str) -> Prepared:
+    """Check what the task passes in, upload its files, and return what is sent of them.
+
+    :param task: The operator, with its templates rendered.
+    :param hook: The hook of the app's connection.
+    :param user: The run's ``user``.
+    :raises DifyInvalidInputError: Something does not fit; the message names every input that is wrong. Nothing was
+        uploaded.
+    :raises DifyError: An upload failed. There is no run.
+    """
+    passed, form = _checked(task, hook)
+    uploads, given = passed.to_upload, check_inputs(task.inputs, paths=True)
+    if not uploads:
+        return passed.with_ids({}, given)
+    if hook.connection.api_contract == WORKFLOW_RUNS:
+        raise DifyInvalidInputError(
+            f"{uploads[0].shown!r} cannot be uploaded: the workflow-runs contract has no upload. Pass a URL that the "
+            "gateway's workflow can fetch, or set the connection's api_contract to service-api."
+        )
+    limits = form or hook.known_form().form or InputForm()
+    return passed.with_ids(upload_all(hook, uploads, user=user, limits=limits.limits), given)
+
+
+def _checked(task: DifyRunWorkflowOperator, hook: DifyHook) -> tuple[Passed, InputForm | None]:
+    """Return what the task passes in, held against the app's form where that is to be and can be read.
 
     A form that this process has known for a while may be out of date: before inputs are refused it is asked for again.
-
-    :param hook: The hook of the app's connection.
-    :param value: The operator's ``inputs``.
-    :param workflow_id: The published version that is to run, where one is named: the form that the server tells is
-        that of the current one, so that nothing is checked.
-    :raises DifyInvalidInputError: They do not fit; the message names every one that is wrong.
     """
-    inputs = check_inputs(value)
-    if workflow_id is not None:
+    if not task.validate_inputs:
+        return _understood(task, hook, None), None
+    if task.workflow_id is not None:
         log.info("Inputs are not checked here, since workflow_id names a version whose input form may be another one.")
-        return inputs
+        return _understood(task, hook, None), None
     known = hook.known_form()
     if known.form is None:
         log.info("Inputs are not checked here, since the app's input form cannot be read: %s", known.reason)
-        return inputs
+        return _understood(task, hook, None), None
     try:
-        known.form.check(inputs)
+        return _fitting(task, hook, known.form), known.form
     except DifyInvalidInputError:
         newer = None if known.is_new else hook.known_form(fresh=True).form
         if newer is None:
             raise
-        newer.check(inputs)
-    return inputs
+        return _fitting(task, hook, newer), newer
+
+
+def _fitting(task: DifyRunWorkflowOperator, hook: DifyHook, form: InputForm) -> Passed:
+    passed = _understood(task, hook, form)
+
+    def drafted(value: Any) -> Any:
+        if isinstance(value, list):
+            return [drafted(item) for item in value]
+        return value.described("") if isinstance(value, FileToUpload) else value
+
+    form.check({name: drafted(value) for name, value in passed.inputs.items()})
+    return passed
+
+
+def _understood(task: DifyRunWorkflowOperator, hook: DifyHook, form: InputForm | None) -> Passed:
+    files = check_files_or_paths(
+        task.files,
+        file_types=form.file_types if form is not None else (),
+        opaque_ids=hook.connection.api_contract == WORKFLOW_RUNS,
+    )
+    return Passed(with_uploads(check_inputs(task.inputs, paths=True), form), files)

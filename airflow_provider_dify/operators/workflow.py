@@ -42,8 +42,10 @@ class DifyRunWorkflowOperator(BaseOperator):
 
     :param inputs: The workflow's inputs: a mapping of names to JSON values, or a template that renders to one
         as JSON. Templated.
-    :param files: Files of the run (``sys.files``): remote URLs, upload ids, or mappings in Dify's form.
-        File-typed inputs take the same mappings. Templated.
+    :param files: Files of the run (``sys.files``): local paths, URIs of objects in any store that Airflow knows
+        (``s3://…``, ``file://…``), ``ObjectStoragePath``, remote URLs, upload ids, mappings in Dify's form, or mappings
+        ``{"path": …, "type": …, "mime_type": …, "name": …}`` with what shall not follow from the name. Paths and
+        objects are uploaded right before the submission. File-typed inputs take the same. Templated.
     :param validate_inputs: Whether ``inputs`` are held against the app's input form before anything is submitted, so
         that one error names every input that is missing, undeclared (Dify drops those silently), of a wrong type, too
         long or none of the options. The form is asked for once in each process and five minutes; where it cannot be

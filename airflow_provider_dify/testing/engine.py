@@ -335,7 +335,8 @@ class Engine:
             self._end_start_node(run, execution)
         elif step.type == "end":
             self._publish_text(run)
-            run.yielded = evaluate(run.app.workflow.output_template(), run.scope)
+            yielded = evaluate(run.app.workflow.output_template(), run.scope)
+            run.yielded = self._files.placed(yielded, self._version, run.end_user)
             execution.inputs = execution.outputs = run.yielded
             execution.end("succeeded", time.time())
         elif step.type in ("iteration", "loop"):

@@ -14,9 +14,10 @@ POINTS = (
     "upload",
     "info",
     "parameters",
+    "file",
     "any",
 )
-"""Where a fault can strike. `any` is every route, forms and files included."""
+"""Where a fault can strike. `file` is a signed URL; `any` is every route, forms and files included."""
 
 REFUSALS = frozenset({"status", "too_many_requests", "login_page", "redirect", "body", "reset_before", "hang"})
 """Kinds that strike before the request is acted on."""

@@ -73,7 +73,8 @@ class Gateway:
         )
         self._service.requests.append(entry)
         try:
-            entry.json = _json_or_none(await request.read())
+            if not request.content_type.startswith("multipart/"):
+                entry.json = _json_or_none(await request.read())
             response = await self._answer(request, handler, entry)
         except (ConnectionError, web.RequestPayloadError):
             return web.Response()

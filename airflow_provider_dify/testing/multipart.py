@@ -1,9 +1,54 @@
-"""Reads multipart form bodies."""
+"""Reads multipart form bodies while they arrive."""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
+from typing import IO
+
+from aiohttp import BodyPartReader, hdrs, web
+
+_IN_MEMORY = 1024 * 1024
+_CHUNK = 64 * 1024
+
+
+class Content:
+    """The content of one file: in memory as long as it is small, else in a temporary file that ends with it."""
+
+    def __init__(self, content: bytes = b"") -> None:
+        self._memory = bytearray(content)
+        self._file: IO[bytes] | None = None
+        self.size = len(content)
+
+    def append(self, chunk: bytes) -> None:
+        """Add to its end."""
+        self.size += len(chunk)
+        if self._file is None and self.size > _IN_MEMORY:
+            self._file = tempfile.TemporaryFile(prefix="local-dify-")  # noqa: SIM115
+            self._file.write(self._memory)
+            self._memory.clear()
+        if self._file is None:
+            self._memory += chunk
+        else:
+            self._file.write(chunk)
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield it from its start; several may read at a time."""
+        if self._file is None:
+            yield bytes(self._memory)
+            return
+        at = 0
+        while at < self.size:
+            self._file.seek(at)
+            chunk = self._file.read(_CHUNK)
+            at += len(chunk)
+            yield chunk
+
+    def __bytes__(self) -> bytes:
+        """Return it as a whole."""
+        return b"".join(self.chunks())
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,39 +56,35 @@ class FilePart:
     """One file of a form."""
 
     name: str
-    content: bytes
+    content: Content
     mime_type: str | None
 
 
-def parse_form(body: bytes, content_type: str) -> tuple[dict[str, str], dict[str, FilePart]]:
+async def read_form(request: web.Request) -> tuple[dict[str, str], dict[str, FilePart]]:
     """Return the text fields and the files of a multipart body, by field name; of two the first is taken.
 
-    A body of another kind has neither.
+    A body of another kind has neither, and what is no part of a broken one is left out.
     """
-    header = Message()
-    header["Content-Type"] = content_type
-    boundary = header.get_boundary()
     fields: dict[str, str] = {}
     files: dict[str, FilePart] = {}
-    if header.get_content_type() != "multipart/form-data" or not boundary:
+    header = Message()
+    header["Content-Type"] = request.headers.get("Content-Type", "")
+    if header.get_content_type() != "multipart/form-data" or not header.get_boundary():
         return fields, files
-    for part in (b"\r\n" + body).split(b"\r\n--" + boundary.encode())[1:-1]:
-        head, _, content = part.partition(b"\r\n\r\n")
-        described = Message()
-        for line in head.decode("utf-8", "replace").split("\r\n"):
-            key, separator, value = line.partition(":")
-            if separator:
-                described[key.strip()] = value.strip()
-        name = _parameter(described, "name")
-        filename = _parameter(described, "filename")
-        if filename:
-            mime_type = described["Content-Type"]
-            files.setdefault(name, FilePart(filename, content, str(mime_type) if mime_type else None))
-        else:
-            fields.setdefault(name, content.decode("utf-8", "replace"))
+    try:
+        reader = await request.multipart()
+        while (part := await reader.next()) is not None:
+            if not isinstance(part, BodyPartReader):
+                continue
+            content = Content()
+            while chunk := await part.read_chunk(_CHUNK):
+                content.append(chunk)
+            name = part.name or ""
+            if part.filename:
+                files.setdefault(name, FilePart(part.filename, content, part.headers.get(hdrs.CONTENT_TYPE)))
+            else:
+                fields.setdefault(name, bytes(content).decode("utf-8", "replace"))
+    except ValueError:
+        # No boundary where one should be, or the end came in the middle of a part.
+        pass
     return fields, files
-
-
-def _parameter(message: Message, name: str) -> str:
-    value = message.get_param(name, "", header="content-disposition")
-    return value[2] if isinstance(value, tuple) else str(value or "")

@@ -10,6 +10,7 @@ from typing import Any
 
 from airflow_provider_dify.testing.apps import PUBLISHED_AT, App
 from airflow_provider_dify.testing.errors import ApiError, invalid_param
+from airflow_provider_dify.testing.files import FileStore
 from airflow_provider_dify.testing.runs import ENDED, Run
 from airflow_provider_dify.testing.validation import check_query
 from airflow_provider_dify.testing.versions import Version
@@ -30,10 +31,11 @@ def is_uuid(text: str) -> bool:
     return True
 
 
-def run_body(run: Run | None, version: Version) -> dict[str, Any]:
+def run_body(run: Run | None, version: Version, files: FileStore) -> dict[str, Any]:
     """Return the body of GET run.
 
     :param run: the run; None for an unknown one, one of another app, and one that has no row yet.
+    :param files: what signs the URLs of files, anew for each answer.
     :raises ApiError: the 404 of versions that have one.
     """
     row = run.row if run else None
@@ -41,7 +43,7 @@ def run_body(run: Run | None, version: Version) -> dict[str, Any]:
         if version.unknown_run_is_null:
             return dict.fromkeys(_KEYS)
         raise ApiError(404, "not_found", "Workflow run not found.")
-    inputs = run.inputs | run.system_variables(version.row_timestamp)
+    inputs = files.renewed(run.inputs | run.system_variables(version.row_timestamp))
     stale = run.is_stale()
     ended = row.finished_at is not None and not stale
     return {
@@ -49,7 +51,7 @@ def run_body(run: Run | None, version: Version) -> dict[str, Any]:
         "workflow_id": run.workflow_id,
         "status": "running" if stale else row.status,
         "inputs": json.dumps(inputs),
-        "outputs": _outputs("running" if stale else row.status, row.outputs if ended else {}, version),
+        "outputs": _outputs("running" if stale else row.status, files.renewed(row.outputs) if ended else {}, version),
         "error": row.error if ended else None,
         "total_steps": 0 if stale else row.total_steps,
         "total_tokens": row.total_tokens if ended else 0,

@@ -20,11 +20,11 @@ from airflow_provider_dify.testing.apps import App, make_app
 from airflow_provider_dify.testing.connections import ConnectionSlots, reset
 from airflow_provider_dify.testing.engine import Engine
 from airflow_provider_dify.testing.faults import Fault
-from airflow_provider_dify.testing.files import FileStore
+from airflow_provider_dify.testing.files import URL_SECONDS, FileStore
 from airflow_provider_dify.testing.gateway import Gateway
 from airflow_provider_dify.testing.runs import RunRecord
 from airflow_provider_dify.testing.service import Request, Service
-from airflow_provider_dify.testing.versions import get_version
+from airflow_provider_dify.testing.versions import UPLOAD_LIMIT, get_version
 from airflow_provider_dify.testing.workflows import Workflow, builtin_workflows
 
 OUTAGES = ("refuse", "500", "502-html")
@@ -66,6 +66,8 @@ class DifyServer:
     :param async_streaming: with the `workflow-runs` contract, answer a streaming submission with a stream.
     :param remote_files: contents of the URLs that exist for `remote_url` files. None: all exist, of unknown
         size. Nothing is ever fetched.
+    :param upload_limit: largest accepted upload in MiB, which `/parameters` tells as the limit of documents.
+    :param file_url_seconds: wall-clock seconds for which the signed URL of a file is good.
     :raises ValueError: for an option that cannot be; the message says what can.
     """
 
@@ -85,6 +87,8 @@ class DifyServer:
         workflow_max_execution_time: float = 1200.0,
         async_streaming: bool = False,
         remote_files: Mapping[str, bytes] | None = None,
+        upload_limit: int = UPLOAD_LIMIT,
+        file_url_seconds: float = URL_SECONDS,
     ) -> None:
         version = get_version(emulate)
         outcome = stop_outcome or version.stop_outcome
@@ -115,7 +119,9 @@ class DifyServer:
         self._port = port
         self._wanted_port = port
         self._reserved: socket.socket | None = None
-        files = FileStore(remote_files, time_scale)
+        if upload_limit < 1:
+            raise ValueError(f"upload_limit must be 1 MiB or more, not {upload_limit}")
+        files = FileStore(remote_files, time_scale, file_url_seconds)
         self._service = Service(
             version=version,
             apps={app.name: app for app in apps},
@@ -129,6 +135,7 @@ class DifyServer:
                 workflow_max_execution_time=workflow_max_execution_time,
             ),
             files=files,
+            upload_limit=upload_limit,
             time_scale=time_scale,
             async_streaming=async_streaming,
             slots=ConnectionSlots(connections),

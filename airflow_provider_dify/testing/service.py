@@ -48,7 +48,8 @@ class Service:
     :param version: whose behaviour is shown.
     :param apps: the apps, by name.
     :param engine: executes the runs.
-    :param files: the uploads.
+    :param files: the uploads, and what workflows have made.
+    :param upload_limit: largest accepted upload in MiB.
     :param time_scale: factor on every duration.
     :param async_streaming: whether the `workflow-runs` contract answers a streaming submission with a stream.
     :param faults: what goes wrong on demand.
@@ -61,6 +62,7 @@ class Service:
     apps: Mapping[str, App]
     engine: Engine
     files: FileStore
+    upload_limit: int
     time_scale: float
     async_streaming: bool
     slots: ConnectionSlots

@@ -17,13 +17,13 @@ from airflow_provider_dify.testing.events import form_actions, form_content, for
 from airflow_provider_dify.testing.faults import ROW_FAULTS, Fault
 from airflow_provider_dify.testing.gateway import fault_response
 from airflow_provider_dify.testing.inputs import CrashingInputs, RefusedInputs
-from airflow_provider_dify.testing.multipart import parse_form
+from airflow_provider_dify.testing.multipart import read_form
 from airflow_provider_dify.testing.rows import is_uuid, logs_body, run_body
 from airflow_provider_dify.testing.runs import ENDED, LAST_EVENTS, PING, EndUser, Event, Form, Listener, Run
 from airflow_provider_dify.testing.service import Service, json_response, parse_json
 from airflow_provider_dify.testing.streams import ClientGone, EventStream, is_connected
 from airflow_provider_dify.testing.validation import check_run_body
-from airflow_provider_dify.testing.versions import PING_INTERVAL, UPLOAD_LIMIT, USER_LIMIT
+from airflow_provider_dify.testing.versions import MEBIBYTE, PING_INTERVAL, USER_LIMIT
 from airflow_provider_dify.testing.workflows import Input, Workflow
 
 _WRONG_MODE = "Please check if your app mode matches the right API route."
@@ -53,7 +53,8 @@ class ServiceApi:
             ("GET", "/v1/workflows/logs", self.logs, "logs"),
             ("POST", "/v1/files/upload", self.upload, "upload"),
             ("GET", "/v1/files/{file_id}/preview", self.preview, "any"),
-            ("GET", "/files/{file_id}/file-preview", self.signed_preview, "any"),
+            ("GET", "/files/{file_id}/file-preview", self.signed_preview, "file"),
+            ("GET", "/files/tools/{file_id}.{extension}", self.tool_file, "file"),
             ("GET", "/v1/info", self.info, "info"),
             ("GET", "/v1/parameters", self.parameters, "parameters"),
             ("GET", "/v1/meta", self.meta, "any"),
@@ -201,9 +202,9 @@ class ServiceApi:
             raise unknown_error()
         run = self._engine.runs.get(run_id)
         if run is None or run.app is not app:
-            return json_response(run_body(None, self._version))
+            return json_response(run_body(None, self._version, self._service.files))
         self._falsify(run)
-        return json_response(run_body(run, self._version))
+        return json_response(run_body(run, self._version, self._service.files))
 
     def _falsify(self, run: Run) -> None:
         for kind in ROW_FAULTS:
@@ -324,18 +325,18 @@ class ServiceApi:
     async def upload(self, request: web.Request) -> web.StreamResponse:
         """Keep a file for later runs."""
         app = self._service.authenticate(request)
-        fields, files = parse_form(await request.read(), request.headers.get("Content-Type", ""))
+        fields, files = await read_form(request)
         user = self._end_user(app, fields.get("user") or _DEFAULT_USER)
         if "file" not in files:
             raise ApiError(400, "no_file_uploaded", "Please upload your file.")
         part = files["file"]
-        if len(part.content) > UPLOAD_LIMIT:
+        if part.content.size > self._service.upload_limit * MEBIBYTE:
             raise ApiError(413, "file_too_large", self._version.too_large_message)
         stored = self._service.files.add(part.name, part.content, part.mime_type, user)
         body: dict[str, Any] = {
             "id": stored.id,
             "name": stored.name,
-            "size": len(stored.content),
+            "size": stored.content.size,
             "extension": stored.extension,
             "mime_type": stored.mime_type,
             "created_by": user.id,
@@ -351,14 +352,32 @@ class ServiceApi:
     async def preview(self, request: web.Request) -> web.StreamResponse:
         """Give back an upload."""
         self._service.authenticate(request)
-        return await self.signed_preview(request)
+        return await self._content(request)
 
     async def signed_preview(self, request: web.Request) -> web.StreamResponse:
-        """Give back an upload to whoever has its URL; signatures are not checked."""
+        """Give back an upload to whoever has a URL whose signature is good."""
+        if not self._service.files.admits(request.match_info["file_id"], request.query):
+            raise ApiError(404, "not_found", "File not found or signature is invalid.")
+        return await self._content(request)
+
+    async def tool_file(self, request: web.Request) -> web.StreamResponse:
+        """Give a file that a workflow has made to whoever has a URL whose signature is good."""
+        if not self._service.files.admits(request.match_info["file_id"], request.query):
+            raise ApiError(403, "forbidden", "Invalid request.")
+        return await self._content(request)
+
+    async def _content(self, request: web.Request) -> web.StreamResponse:
         stored = self._service.files.get(request.match_info["file_id"])
         if stored is None:
             raise ApiError(404, "file_not_found", "The requested file was not found.")
-        return web.Response(body=stored.content, headers={"Content-Type": stored.mime_type})
+        response = web.StreamResponse(headers={"Content-Type": stored.mime_type})
+        if stored.content.size:
+            response.content_length = stored.content.size
+        await response.prepare(request)
+        for chunk in stored.content.chunks():
+            await response.write(chunk)
+        await response.write_eof()
+        return response
 
     async def info(self, request: web.Request) -> web.StreamResponse:
         """Tell the app's name and mode."""
@@ -383,7 +402,7 @@ class ServiceApi:
             "image_file_size_limit": 10,
             "video_file_size_limit": 100,
             "audio_file_size_limit": 50,
-            "file_size_limit": 15,
+            "file_size_limit": self._service.upload_limit,
             "workflow_file_upload_limit": 10,
         }
         body: dict[str, Any] = {

@@ -13,8 +13,10 @@ STOP_DELAY = 0.2
 STOP_NOTICE_DELAY = 0.3
 """Further seconds until a listener that has seen the stop flag tells its stream."""
 
-UPLOAD_LIMIT = 15 * 1024 * 1024
-"""Largest accepted upload in bytes."""
+MEBIBYTE = 1024 * 1024
+
+UPLOAD_LIMIT = 15
+"""Largest accepted upload in MiB, unless a server is told otherwise."""
 
 USER_LIMIT = 255
 """Longest `user` that the database column holds; a longer one makes a real server answer 500."""

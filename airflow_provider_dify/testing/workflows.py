@@ -181,6 +181,28 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputFile:
+    """A file that a workflow makes, as a value in its `outputs`, at any depth.
+
+    A run's outputs then hold a file object with a signed URL, as those of a real server do.
+
+    :param name: its name as the workflow gives it.
+    :param content: its content.
+    :param mime_type: by default guessed from the name.
+    :param type: Dify's type of the file; by default that of the name's extension.
+    :param size: the size that is told; by default the true one.
+    :param url: a URL to tell in place of the server's own, which nothing then answers for.
+    """
+
+    name: str
+    content: bytes = b""
+    mime_type: str | None = None
+    type: str | None = None
+    size: int | None = None
+    url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Workflow:
     """One app of the local server and what its runs do.
 

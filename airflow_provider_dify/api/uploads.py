@@ -1,0 +1,278 @@
+"""Files that a run is to have and that Dify does not have yet: how they are named, told apart and described."""
+
+from __future__ import annotations
+
+import mimetypes
+import operator
+import os
+import re
+import uuid
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from airflow_provider_dify.api.forms import STOCK_LIMITS, InputForm
+from airflow_provider_dify.api.settings import check_choice
+from airflow_provider_dify.api.values import shape_of
+from airflow_provider_dify.exceptions import DifyInvalidInputError
+
+FILE_TYPES = ("document", "image", "audio", "video", "custom")
+UPLOAD_KEYS = ("path", "type", "mime_type", "name", "transfer_method")
+UNKNOWN_MIME_TYPE = "application/octet-stream"
+
+# What Dify takes for what by the extension alone; everything else is a custom file to it.
+_EXTENSIONS = {
+    "image": {"jpg", "jpeg", "png", "webp", "gif", "svg"},
+    "video": {"mp4", "mov", "mpeg", "webm"},
+    "audio": {"mp3", "m4a", "wav", "amr", "mpga"},
+    "document": {
+        *("txt", "md", "markdown", "mdx", "pdf", "html", "htm", "xlsx", "xls", "vtt", "properties", "csv"),
+        *("doc", "docx", "eml", "msg", "ppt", "pptx", "xml", "epub"),
+    },
+}
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?")
+_PASSWORD = re.compile(r"(?<=//)([^/@]*?):[^/@]*@")
+
+
+@dataclass(frozen=True)
+class FileToUpload:
+    """A file of a run that is to be uploaded first.
+
+    :param source: A local path or the URI of an object as text, or an ``ObjectStoragePath``.
+    :param name: File name that Dify is to keep; its extension decides what Dify takes it for.
+    :param mime_type: The file's MIME type.
+    :param type: Dify's type of the file, such as ``document``.
+    """
+
+    source: Any
+    name: str
+    mime_type: str
+    type: str
+
+    @property
+    def shown(self) -> str:
+        """Where it is, for a message."""
+        return shown(self.source)
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What makes one upload do for several places."""
+        return (str(self.source), self.name, self.mime_type)
+
+    def described(self, upload_file_id: str) -> dict[str, Any]:
+        """Return the file as Dify wants it named once it is uploaded."""
+        return {"type": self.type, "transfer_method": "local_file", "upload_file_id": upload_file_id}
+
+    def limit(self, limits: Mapping[str, int]) -> int:
+        """Return the bytes that a server takes for it at most; what is no image, video or audio is a document."""
+        kind = _kind_of(self.name, None)
+        return limits.get(kind if kind in limits else "document", STOCK_LIMITS["document"])
+
+
+def shown(source: Any) -> str:
+    """Return a path or URI for a message, without a password that stands in it."""
+    return _PASSWORD.sub(r"\1:***@", str(source))
+
+
+def is_path_object(value: Any) -> bool:
+    """Tell whether a value is a path by its type: of ``pathlib``, or of Airflow's object storage."""
+    # Asked of the type, since the property of an object-storage path would connect to the store.
+    return isinstance(value, os.PathLike) or (hasattr(type(value), "fs") and hasattr(type(value), "protocol"))
+
+
+def is_explicit_upload(value: Any) -> bool:
+    """Tell whether a value names a file to upload whatever the type of its input is."""
+    if is_path_object(value):
+        return True
+    return isinstance(value, Mapping) and value.get("transfer_method") == "local_file" and "path" in value
+
+
+def to_upload(value: Any, place: str, file_types: Collection[str] = ()) -> FileToUpload | None:
+    """Read a value that may name a file to upload.
+
+    A text is taken for what it looks like: with ``scheme://`` for an object's URI, with a ``/``, or with ``~`` at
+    its beginning, for a local path. URLs (``http://``, ``https://``) and UUIDs are no files to upload.
+
+    :param value: A text, a path object, or a mapping with the key ``path`` and, to override what follows from the
+        name, ``type``, ``mime_type`` and ``name``.
+    :param place: Where the value stands, for messages.
+    :param file_types: What the app allows there; empty for anything.
+    :return: The file, or None for a URL, an upload id, or a mapping without ``path``.
+    :raises DifyInvalidInputError: The value names a file in a way that is not possible, or could mean two things.
+    """
+    if isinstance(value, Mapping):
+        return _from_mapping(value, place, file_types) if "path" in value else None
+    if isinstance(value, str) and _is_url_or_id(value, place):
+        return None
+    return _described(_source(value, place), place, file_types)
+
+
+def _from_mapping(value: Mapping[str, Any], place: str, file_types: Collection[str]) -> FileToUpload:
+    unknown = [key for key in value if key not in UPLOAD_KEYS]
+    if unknown:
+        raise DifyInvalidInputError(
+            f"{place} names a file to upload and has the key {unknown[0]!r}: possible are {', '.join(UPLOAD_KEYS)}."
+        )
+    if value.get("transfer_method", "local_file") != "local_file":
+        raise DifyInvalidInputError(f"{place} has a 'path', and so its transfer_method can only be 'local_file'.")
+    for key in ("mime_type", "name"):
+        text = value.get(key)
+        if text is not None and (not isinstance(text, str) or not text.strip() or not text.isprintable()):
+            raise DifyInvalidInputError(
+                f"{place}[{key!r}] must be a non-empty text on one line and is {shape_of(text)}."
+            )
+    if value.get("type") is not None:
+        check_choice(value["type"], f"{place}['type']", FILE_TYPES)
+    path = value["path"]
+    if isinstance(path, str) and _scheme(path) in ("http", "https"):
+        raise DifyInvalidInputError(
+            f"{place}['path'] is a URL, which Dify fetches itself: pass it as a text, or as 'url' with "
+            "transfer_method 'remote_url'."
+        )
+    return _described(
+        _source(path, f"{place}['path']", bare=True), place, file_types,
+        name=value.get("name"), mime_type=value.get("mime_type"), kind=value.get("type"),
+    )  # fmt: skip
+
+
+def _described(
+    source: Any,
+    place: str,
+    file_types: Collection[str],
+    *,
+    name: str | None = None,
+    mime_type: str | None = None,
+    kind: str | None = None,
+) -> FileToUpload:
+    name = name or _name_of(source)
+    if not name:
+        raise DifyInvalidInputError(f"{place} names a folder and no file: {shown(source)!r}.")
+    mime_type = mime_type or mimetypes.guess_type(name)[0] or UNKNOWN_MIME_TYPE
+    return FileToUpload(source, name, mime_type, kind or _type_for(name, mime_type, file_types))
+
+
+def _is_url_or_id(text: str, place: str) -> bool:
+    text = text.strip()
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        return _scheme(text) in ("http", "https")
+    return True
+
+
+def _scheme(text: str) -> str | None:
+    match = _SCHEME.match(text.strip())
+    return match[1].lower() if match and match[2] else None
+
+
+def _source(value: Any, place: str, *, bare: bool = False) -> Any:
+    """Return a path or URI that can be opened.
+
+    :param bare: Whether a name alone is a path, since nothing else can stand there.
+    """
+    if is_path_object(value):
+        return os.fspath(value) if isinstance(value, os.PathLike) and not hasattr(type(value), "fs") else value
+    if not isinstance(value, str) or not value.strip():
+        raise DifyInvalidInputError(f"{place} must be a path or the URI of an object and is {shape_of(value)}.")
+    text = value.strip()
+    if "\0" in text:
+        raise DifyInvalidInputError(f"{place} has a NUL character in it, which no path has.")
+    if _scheme(text):
+        return text
+    match = _SCHEME.match(text)
+    if match and not bare:
+        raise DifyInvalidInputError(
+            f"{place} begins with {match[0]!r}, and is neither a path nor a URI: write {match[1]}://… for an object, "
+            "or ./ before the name of a local file."
+        )
+    if "/" in text or bare or text.startswith("~"):
+        return os.path.expanduser(text)
+    raise DifyInvalidInputError(
+        f"{place} is a string of {len(text)} characters that is neither an http(s) URL nor an upload id (UUID), and "
+        "as a name alone it could be a file in any folder. Write an absolute path, ./ before the name for the "
+        "folder that the worker runs in, or the URI of an object such as s3://bucket/key."
+    )
+
+
+def _name_of(source: Any) -> str:
+    if not isinstance(source, str):
+        return str(source.name)
+    # An object's key is taken as it is: in it a blank is a blank and a question mark no query.
+    _, slash, key = source.partition("://")[2].partition("/") if _scheme(source) else ("", "/", source)
+    return PurePosixPath(key).name if slash and not key.endswith("/") else ""
+
+
+def _kind_of(name: str, mime_type: str | None) -> str:
+    extension = PurePosixPath(name).suffix.lstrip(".").lower()
+    for kind, extensions in _EXTENSIONS.items():
+        if extension in extensions:
+            return kind
+    major = (mime_type or "").partition("/")[0]
+    if major in ("image", "video", "audio"):
+        return major
+    return "document" if major == "text" else "custom"
+
+
+def _type_for(name: str, mime_type: str, file_types: Collection[str]) -> str:
+    """Return Dify's type of a file: what follows from the name, or what the app takes in its place."""
+    kind = _kind_of(name, mime_type)
+    if not file_types or kind in file_types:
+        return kind
+    # An app that lists extensions of its own takes its files as custom ones.
+    if "custom" in file_types:
+        return "custom"
+    # Which extensions are those of a document differs by server.
+    return "document" if kind == "custom" and "document" in file_types else kind
+
+
+def with_uploads(inputs: Mapping[str, Any], form: InputForm | None) -> dict[str, Any]:
+    """Return inputs in which every file to upload is a ``FileToUpload``.
+
+    In a file-typed input every way of naming a file counts; elsewhere, and where the form is not known, only a path
+    object or a mapping with ``path`` and ``transfer_method`` ``local_file``, at the top or as an item of a list.
+
+    :raises DifyInvalidInputError: A value names a file in a way that is not possible.
+    """
+    return {name: _with_uploads(name, value, form) for name, value in inputs.items()}
+
+
+def _with_uploads(name: str, value: Any, form: InputForm | None) -> Any:
+    place = f"inputs[{name!r}]"
+    field = form.fields.get(name) if form is not None else None
+    if field is not None and field.type == "file":
+        return _file_or(value, place, field.file_types)
+    if field is not None and field.type == "file-list" and isinstance(value, (list, tuple)):
+        return [_file_or(item, f"{place}[{index}]", field.file_types) for index, item in enumerate(value)]
+    if field is not None and field.type != "file-list":
+        return value
+    if isinstance(value, (list, tuple)):
+        items = [
+            to_upload(item, f"{place}[{index}]") if is_explicit_upload(item) else item
+            for index, item in enumerate(value)
+        ]
+        return items if any(map(operator.is_not, items, value)) else value
+    return to_upload(value, place) if is_explicit_upload(value) else value
+
+
+def _file_or(value: Any, place: str, file_types: Collection[str]) -> Any:
+    """Return a file of a file-typed input: one to upload, or what Dify itself takes; anything else as it is."""
+    if isinstance(value, str) and value.strip():
+        file = to_upload(value, place, file_types)
+        return known_to_dify(value.strip(), file_types) if file is None else file
+    if is_path_object(value) or isinstance(value, Mapping):
+        file = to_upload(value, place, file_types)
+        return value if file is None else file
+    return value
+
+
+def known_to_dify(text: str, file_types: Collection[str] = ()) -> dict[str, Any]:
+    """Return the mapping of a URL or an upload id (UUID) that was given as a text."""
+    if _scheme(text):
+        name = PurePosixPath(urlsplit(text).path).name
+        mime_type = mimetypes.guess_type(name)[0] or "text/html"
+        kind = _type_for(name, mime_type, file_types)
+        return {"type": kind, "transfer_method": "remote_url", "url": text}
+    kind = "document" if not file_types or "document" in file_types else next(iter(file_types))
+    return {"type": kind, "transfer_method": "local_file", "upload_file_id": str(uuid.UUID(text))}

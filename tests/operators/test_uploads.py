@@ -1,0 +1,346 @@
+"""Files that a task passes in: uploaded first, once, and under the run's own user, or a clear error and no run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_dify.exceptions import DifyError, DifyFileError, DifyInvalidInputError
+from airflow_provider_dify.hooks import forms
+from airflow_provider_dify.hooks.dify import DifyHook
+from airflow_provider_dify.testing.faults import Fault
+from airflow_provider_dify.testing.server import DifyServer
+from airflow_provider_dify.testing.workflows import Input, Workflow
+from tests.faults.tries import Killed, Task, connect, death, modes, requests_to, submissions
+from tests.hooks.support import VERSIONS
+from tests.operators.storing import attached
+
+WORKFLOW = Workflow(
+    "files",
+    inputs=[
+        Input("text", required=False),
+        Input("doc", type="file", required=False),
+        Input("docs", type="file-list", required=False, max_length=5),
+    ],
+    outputs={"doc": "{doc}", "docs": "{docs}", "files": "{sys.files}", "text": "{text}"},
+    duration=0.1,
+)
+MEBIBYTE = 1024 * 1024
+
+
+@pytest.fixture(autouse=True)
+def no_forms() -> None:
+    forms.forget_forms()
+
+
+Make = Callable[..., Task]
+
+
+@pytest.fixture
+def server() -> Iterator[DifyServer]:
+    with DifyServer([WORKFLOW], time_scale=0.01) as server:
+        yield server
+
+
+def task(monkeypatch: pytest.MonkeyPatch, server: DifyServer, **parameters: Any) -> Task:
+    connect(monkeypatch, server, "files")
+    return Task(**{"store": True, "deferrable": False, "inputs": {}, **parameters})
+
+
+def uploads(server: DifyServer) -> int:
+    return len(requests_to(server, "POST", "/files/upload"))
+
+
+def named(files: list[dict[str, Any]]) -> list[tuple[str, str, str, int]]:
+    return [(each["filename"], each["type"], each["mime_type"], each["size"]) for each in files]
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> Path:
+    path = tmp_path / "report.md"
+    path.write_text("# Report", encoding="utf-8")
+    return path
+
+
+@modes
+@pytest.mark.parametrize("version", VERSIONS)
+def test_files_from_everywhere(monkeypatch: pytest.MonkeyPatch, document: Path, version: str, deferrable: bool) -> None:
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+    store, folder = attached()
+    store.pipe("/bucket/table.csv", b"a,b")
+    with DifyServer([WORKFLOW], emulate=version, time_scale=0.01) as server:
+        inputs = {
+            "text": "/no/file",
+            "doc": document.as_uri(),
+            "docs": [document, f"{folder}/table.csv", {"path": str(document), "name": "b.html", "mime_type": "text/x"}],
+        }
+        files = [str(document), ObjectStoragePath(f"{folder}/table.csv"), "https://files.example/a.png"]
+        outputs = task(monkeypatch, server, inputs=inputs, files=files, deferrable=deferrable).run()
+        assert outputs["text"] == "/no/file"
+        assert named([outputs["doc"]]) == [("report.md", "document", "text/markdown", 8)]
+        assert named(outputs["docs"]) == [
+            ("report.md", "document", "text/markdown", 8),
+            ("table.csv", "document", "text/csv", 3),
+            ("b.html", "document", "text/x", 8),
+        ]
+        assert [each[0] for each in named(outputs["files"])] == ["report.md", "table.csv", "a.png"]
+        # The same file under the same name is uploaded once: by path, by URI, for one more place.
+        assert uploads(server) == 4
+        assert len(server.runs) == 1
+
+
+def test_a_template_may_name_files(monkeypatch: pytest.MonkeyPatch, server: DifyServer, document: Path) -> None:
+    outputs = task(monkeypatch, server, inputs=f'{{"doc": "{document}"}}', files=f'["{document}"]').run()
+    assert named([outputs["doc"], *outputs["files"]]) == [("report.md", "document", "text/markdown", 8)] * 2
+
+
+def test_without_a_form_files_are_uploaded_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, server: DifyServer, document: Path
+) -> None:
+    server.inject(Fault("parameters", "status", status=500, times=None))
+    inputs = {"doc": {"path": str(document), "transfer_method": "local_file"}, "docs": [document]}
+    outputs = task(monkeypatch, server, inputs=inputs).run()
+    assert named([outputs["doc"], *outputs["docs"]]) == [("report.md", "document", "text/markdown", 8)] * 2
+    forms.forget_forms()
+    server.clear_faults()
+    assert task(monkeypatch, server, inputs=inputs, validate_inputs=False).run()["doc"]["filename"] == "report.md"
+
+
+def refused(given: Task, kind: type[DifyError], text: str) -> None:
+    """Run a try that must end before there is a run."""
+    with pytest.raises(kind) as caught:
+        given.run()
+    assert text in str(caught.value), caught.value
+
+
+@modes
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda path: str(path / "none.txt"), "none.txt' cannot be read: No such file or directory"),
+        (lambda path: f"file://{path}/none.txt", "none.txt' cannot be read"),
+        (lambda path: str(path), "cannot be read: Is a directory"),
+        (lambda path: f"file://{path}", "cannot be read: Is a directory"),
+        (lambda path: "/dev/zero", "'/dev/zero' is no regular file"),
+        (lambda path: "nope://bucket/a.txt", "'nope://bucket/a.txt' cannot be used"),
+        (lambda path: "report.md", "files[1] is a string of 9 characters that is neither an http(s) URL"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_not_there(
+    monkeypatch: pytest.MonkeyPatch,
+    server: DifyServer,
+    document: Path,
+    tmp_path: Path,
+    make: Callable[[Path], str],
+    text: str,
+    deferrable: bool,
+) -> None:
+    given = task(monkeypatch, server, files=[str(document), make(tmp_path)], deferrable=deferrable)
+    refused(given, DifyInvalidInputError, text)
+    assert uploads(server) == 0
+    assert submissions(server) == []
+
+
+def test_a_file_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch, server: DifyServer) -> None:
+    store, folder = attached()
+    store.fail_info = PermissionError(13, "Permission denied")
+    given = task(monkeypatch, server, files=[f"{folder}/a.txt"])
+    refused(given, DifyInvalidInputError, "/a.txt' cannot be read: Permission denied. Nothing was submitted.")
+    assert submissions(server) == []
+
+
+def test_a_file_that_is_too_large_is_not_even_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, size in (("a.txt", 3), ("b.txt", 1), ("c.png", 11)):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size * MEBIBYTE)
+    with DifyServer([WORKFLOW], time_scale=0.01, upload_limit=2) as server:
+        files = [str(tmp_path / name) for name in ("a.txt", "b.txt", "c.png")]
+        given = task(monkeypatch, server, files=files)
+        refused(given, DifyInvalidInputError, "a.txt' has 3,145,728 bytes, and the server takes 2,097,152")
+        refused(given, DifyInvalidInputError, "c.png' has 11,534,336 bytes, and the server takes 10,485,760")
+        assert uploads(server) == 0
+        assert submissions(server) == []
+        assert task(monkeypatch, server, files=files[1:2]).run()["files"][0]["size"] == MEBIBYTE
+
+
+def test_a_store_that_fails_in_the_middle(monkeypatch: pytest.MonkeyPatch, server: DifyServer) -> None:
+    store, folder = attached()
+    store.pipe("/bucket/big.txt", b"x" * MEBIBYTE)
+    given = task(monkeypatch, server, files=[f"{folder}/big.txt"])
+    store.fail_reading_after = MEBIBYTE // 2
+    refused(given, DifyFileError, "'big.txt' could not be read to its end (OSError: [Errno 5] the store is gone)")
+    store.fail_reading_after, store.fail_info = None, TimeoutError("no answer")
+    refused(given, DifyFileError, "big.txt' could not be opened (TimeoutError: no answer)")
+    assert submissions(server) == []
+    store.fail_info = None
+    assert given.retry()["files"][0]["size"] == MEBIBYTE
+    assert len(server.runs) == 1
+
+
+@pytest.mark.parametrize(("change", "text"), [(10, "longer"), (-10, "shorter")])
+def test_a_file_that_changes_while_it_is_sent(
+    monkeypatch: pytest.MonkeyPatch, server: DifyServer, tmp_path: Path, change: int, text: str
+) -> None:
+    path = tmp_path / "growing.txt"
+    path.write_bytes(b"x" * MEBIBYTE)
+
+    def measured(self: Any) -> None:
+        original(self)
+        os.truncate(path, MEBIBYTE + change)
+
+    from airflow_provider_dify.api.calls import Upload
+
+    original = Upload.__post_init__
+    monkeypatch.setattr(Upload, "__post_init__", measured)
+    refused(
+        task(monkeypatch, server, files=[str(path)]),
+        DifyFileError,
+        f"'growing.txt' became {text} than 1,048,576 bytes while it was read",
+    )
+    assert submissions(server) == []
+
+
+def test_an_upload_that_is_sent_again_is_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A connection that breaks in the middle of an upload: the next one begins at the start of the file."""
+    import socket
+
+    from tests.hooks.support import http, serving
+
+    path = tmp_path / "a.txt"
+    path.write_bytes(os.urandom(2 * MEBIBYTE))
+    tries: list[int] = []
+
+    def answer(request: Any, connection: socket.socket) -> bytes:
+        tries.append(len(request.body))
+        return http(201, {"id": "5cef34e0-e597-4002-81c3-d11dff183bec", "name": "a.txt"})
+
+    # The first connection is closed before the body has left.
+    listener = socket.create_server(("127.0.0.1", 0))
+    with serving() as serve:
+        whole = serve(answer)
+        import threading
+
+        def first_breaks() -> None:
+            broken, _ = listener.accept()
+            broken.recv(65536)
+            broken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            broken.close()
+            client, _ = listener.accept()
+            upstream = socket.create_connection(("127.0.0.1", whole.port))
+            from tests.hooks.support import _pump
+
+            _pump(client, upstream)
+            client.close()
+            upstream.close()
+
+        thread = threading.Thread(target=first_breaks, daemon=True)
+        thread.start()
+        monkeypatch.setenv(
+            "AIRFLOW_CONN_DIFY_DEFAULT",
+            f'{{"conn_type": "dify", "host": "http://127.0.0.1:{listener.getsockname()[1]}", "password": "app-x"}}',
+        )
+        DifyHook().upload_file(str(path), user="me")
+        thread.join(20)
+    listener.close()
+    assert len(tries) == 1
+    assert path.read_bytes() in whole.requests[0].body
+
+
+def test_an_upload_that_dify_refuses_leaves_no_run(
+    monkeypatch: pytest.MonkeyPatch, server: DifyServer, document: Path
+) -> None:
+    server.inject(Fault("upload", "status", status=413, code="file_too_large", message="too large"))
+    refused(task(monkeypatch, server, files=[str(document)]), DifyInvalidInputError, "too large")
+    assert submissions(server) == []
+
+
+@modes
+def test_a_worker_that_dies_between_upload_and_run_leaves_no_second_run(
+    monkeypatch: pytest.MonkeyPatch, server: DifyServer, document: Path, deferrable: bool
+) -> None:
+    given = task(monkeypatch, server, files=[str(document)], deferrable=deferrable)
+
+    def die(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DifyHook, "create_workflow_run", die)
+        with pytest.raises(Killed):
+            given.run()
+    assert uploads(server) == 1
+    assert given.retry()["files"][0]["filename"] == "report.md"
+    assert len(server.runs) == 1
+
+
+@modes
+@pytest.mark.parametrize("moment", ["between POST and id", "between id and wait"])
+def test_a_retry_that_takes_a_run_up_uploads_nothing(
+    monkeypatch: pytest.MonkeyPatch, server: DifyServer, document: Path, deferrable: bool, moment: str
+) -> None:
+    given = task(monkeypatch, server, inputs={"doc": str(document)}, deferrable=deferrable)
+    with death(moment):
+        given.run()
+    document.unlink()
+    assert given.retry()["doc"]["filename"] == "report.md"
+    assert uploads(server) == 1
+    assert len(server.runs) == 1
+
+
+@modes
+def test_waiting_for_a_turn_uploads_nothing_again(
+    monkeypatch: pytest.MonkeyPatch, server: DifyServer, document: Path, deferrable: bool
+) -> None:
+    server.inject(Fault("submit", "too_many_requests", status=429, headers={"Retry-After": "0.1"}, times=2))
+    given = task(
+        monkeypatch, server, inputs={"doc": str(document), "text": "t"}, files=[document], deferrable=deferrable
+    )
+    outputs = given.run()
+    assert named([outputs["doc"], *outputs["files"]]) == [("report.md", "document", "text/markdown", 8)] * 2
+    assert outputs["text"] == "t"
+    assert uploads(server) == 1
+    assert len(server.runs) == 1
+
+
+def test_uploads_run_side_by_side_within_bounds(
+    monkeypatch: pytest.MonkeyPatch, server: DifyServer, tmp_path: Path
+) -> None:
+    import threading
+
+    from airflow_provider_dify.operators import uploads as module
+
+    paths = [tmp_path / f"{number}.txt" for number in range(12)]
+    for path in paths:
+        path.write_text("x", encoding="utf-8")
+    busy, most, lock = 0, 0, threading.Lock()
+    full = threading.Event()
+    original = DifyHook.upload_file
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal busy, most
+        with lock:
+            busy += 1
+            most = max(most, busy)
+            if busy == module.PARALLEL_UPLOADS:
+                full.set()
+        full.wait(20)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            with lock:
+                busy -= 1
+
+    monkeypatch.setattr(DifyHook, "upload_file", counted)
+    assert len(task(monkeypatch, server, files=[str(path) for path in paths]).run()["files"]) == 12
+    assert most == module.PARALLEL_UPLOADS
+
+
+def test_the_other_contract_has_no_upload(monkeypatch: pytest.MonkeyPatch, document: Path) -> None:
+    with DifyServer([WORKFLOW], api_contract="workflow-runs", time_scale=0.01) as server:
+        given = task(monkeypatch, server, files=[str(document)], workflow_id=server.app("files").workflow_id)
+        refused(given, DifyInvalidInputError, "the workflow-runs contract has no upload")
+        assert server.runs == []
