@@ -48,6 +48,10 @@ class DifyFileError(DifyError):
     """A file could not be read, sent, fetched or saved, or it changed meanwhile. Runs that exist are kept and named."""
 
 
+class DifyFileExpiredError(DifyFileError):
+    """The server does not give a file: the signature of its URL has expired, or it was deleted."""
+
+
 class DifyFileRefusedError(DifyFileError, AirflowFailException):
     """A file of a run's outputs is not fetched: its address, or its size, is not one that was allowed."""
 

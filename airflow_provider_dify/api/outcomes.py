@@ -22,6 +22,13 @@ NEW_RUN_UNLESS_ACTIVE = (
 )
 TAKEN_UP = "It was not stopped: a retry of the task takes it up."
 LEFT_BEHIND = "It was not stopped and runs on: a retry of the task starts a second run beside it."
+SAVED_ON_RETRY = (
+    "A retry of the task takes this run up and saves its outputs. So does a DifyWorkflowRunSensor with its id, also "
+    "after the task was cleared, which would start a new run."
+)
+LOST_ON_RETRY = (
+    "A retry of the task starts a new run; a DifyWorkflowRunSensor with the id of this one saves its outputs instead."
+)
 SAME_RUN = "A retry of this sensor looks at the same run again; start a new one with the task that runs the workflow."
 
 

@@ -18,6 +18,12 @@ SUBMIT_TIMEOUT_SECONDS = 10.0
 
 RESPONSE_MODES = ("streaming", "blocking")
 
+MAX_FILE_BYTES = 2 * 1024**3
+"""Largest file of a run's outputs that is fetched, unless a DAG says otherwise."""
+
+MAX_XCOM_BYTES = 48 * 1024
+"""Largest outputs that go through XCom, as JSON: a little less than the smallest text column of a database holds."""
+
 
 def check_choice(value: Any, field_name: str, choices: tuple[str, ...]) -> str:
     """Return one of the allowed words.
@@ -28,6 +34,17 @@ def check_choice(value: Any, field_name: str, choices: tuple[str, ...]) -> str:
         shown = repr(value[:40]) if isinstance(value, str) else shape_of(value)
         raise DifyInvalidInputError(f"{field_name} must be one of {', '.join(choices)} and is {shown}.")
     return str(value)
+
+
+def bytes_of(value: Any, field_name: str) -> int:
+    """Return a number of bytes.
+
+    :raises DifyInvalidInputError: It is no whole number, or negative.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        shown = str(value) if isinstance(value, int) else shape_of(value)
+        raise DifyInvalidInputError(f"{field_name} must be a whole number of bytes, 0 or more, and is {shown}.")
+    return value
 
 
 def seconds_of(value: Any, field_name: str) -> float:

@@ -6,7 +6,7 @@ import asyncio
 import mimetypes
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -23,6 +23,7 @@ from airflow_provider_dify.api.calls import (
     Upload,
     contract,
 )
+from airflow_provider_dify.api.downloads import address_of, check_hosts, declared_size
 from airflow_provider_dify.api.errors import without_retry_advice
 from airflow_provider_dify.api.events import Event, EventDecoder, task_id_in
 from airflow_provider_dify.api.flows import Flow, RunPages, find_runs, test_connection
@@ -42,6 +43,7 @@ from airflow_provider_dify.api.runs import (
 )
 from airflow_provider_dify.api.server import Server
 from airflow_provider_dify.api.settings import (
+    MAX_FILE_BYTES,
     RESPONSE_MODES,
     SUBMIT_TIMEOUT_SECONDS,
     TIMEOUT_SECONDS,
@@ -61,10 +63,11 @@ from airflow_provider_dify.exceptions import (
     DifyResponseError,
     DifyTransportError,
 )
+from airflow_provider_dify.hooks.downloads import SavedFile, Wanted, download
 from airflow_provider_dify.hooks.following import AsyncFollowing, SyncFollowing
 from airflow_provider_dify.hooks.forms import KnownForm, known_form, remember_form
 from airflow_provider_dify.hooks.masking import mask_secrets
-from airflow_provider_dify.hooks.stores import Source, reading
+from airflow_provider_dify.hooks.stores import Source, Writable, reading, storage_path, writing
 from airflow_provider_dify.names import CONN_TYPE, DEFAULT_CONN_NAME, HOOK_NAME, WORKFLOW_RUNS
 
 if TYPE_CHECKING:
@@ -622,6 +625,53 @@ class DifyHook(BaseHook):
         """Upload a file; see ``upload_file``."""
         with _opened(file, name, mime_type) as upload:
             return await self._asend((await self.aapi()).upload(upload, check_user(user)))
+
+    def download_file(
+        self,
+        file: str | Mapping[str, Any],
+        destination: str | os.PathLike[str] | Any,
+        *,
+        allowed_hosts: Collection[str] = (),
+        max_bytes: int = MAX_FILE_BYTES,
+    ) -> SavedFile:
+        """Fetch a file of a run's outputs and save it; it is written while it arrives.
+
+        Only the connection's own server is asked, without the API key, and redirects lead nowhere else. The file gets
+        its name when it is whole. URLs of files are signed and soon expire (after 300 s on a stock server): each
+        answer of ``get_workflow_run`` has new ones.
+
+        :param file: A file object out of ``outputs``, or its URL; a relative one counts from the server's root.
+        :param destination: Where the file is to be: a local path, the URI of an object, or an ``ObjectStoragePath``.
+        :param allowed_hosts: Further hosts that may be asked, as ``host`` for the usual ports or ``host:port``.
+        :param max_bytes: Largest file that is fetched.
+        :raises DifyFileRefusedError: The URL is not of an allowed host, or the file is larger than allowed.
+        :raises DifyFileExpiredError: The server does not give the file, or not any more.
+        :raises DifyFileError: It could not be fetched or saved, or has another size than the file object tells.
+        """
+        described = {"url": file} if isinstance(file, str) else file
+        address = address_of(described.get("url"), self.connection.base_url, check_hosts(list(allowed_hosts)))
+        # HTTP clients log the URLs that they ask for where logging is set to debug.
+        mask_secrets(address.secrets)
+        mime_type = described.get("mime_type")
+        wanted = Wanted(
+            address,
+            declared_size(described),
+            max_bytes,
+            is_page=not isinstance(mime_type, str) or not mime_type or "html" in mime_type,
+            allowed_hosts=allowed_hosts,
+        )
+        path = storage_path(destination if not isinstance(destination, os.PathLike) else os.fspath(destination))
+        uris: list[str] = []
+
+        @contextmanager
+        def anew() -> Iterator[Writable]:
+            with writing(path) as (sink, uri):
+                yield sink
+            uris.append(uri)
+
+        with self._redacted(self.connection):
+            size = download(self._transport, wanted, anew)
+        return SavedFile(uris[-1], size)
 
     def known_form(self, *, fresh: bool = False) -> KnownForm:
         """Return what is known of the app's input form, and ask for it where this process has not lately.

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 
 import requests
 import urllib3
@@ -13,6 +14,7 @@ from tenacity import Retrying
 
 from airflow_provider_dify.api.bodies import CHUNK_BYTES, body_of
 from airflow_provider_dify.api.calls import Call
+from airflow_provider_dify.api.downloads import Address
 from airflow_provider_dify.api.errors import Answer
 from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.exceptions import DifyError
@@ -25,6 +27,7 @@ from airflow_provider_dify.hooks.http import (
     tls_context,
     too_large,
     transport_error,
+    user_agent,
     without_server_error,
 )
 
@@ -85,6 +88,23 @@ class SyncExchange:
             raise failure
         return Answer(self.head.status, self.head.headers, bytes(body))
 
+    def content(self) -> Iterator[bytes]:
+        """Yield the body of a file as it comes, decoded.
+
+        :raises DifyTransportError: The connection broke or fell silent, or the body ended before its length.
+        """
+        while True:
+            failure: DifyError | None = None
+            try:
+                chunk = self._response.raw.read(CHUNK_BYTES, decode_content=True)
+            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+                failure = transport_error(self._connection, self._call, error, sent=True)
+            if failure:
+                raise failure
+            if not chunk:
+                return
+            yield chunk
+
     def chunks(self, until: float) -> Iterator[bytes]:
         """Yield the body as it arrives.
 
@@ -136,14 +156,19 @@ class SyncTransport:
             tls_context(connection)
         self._session = self._new_session()
 
-    def _new_session(self) -> requests.Session:
+    @property
+    def base_url(self) -> str:
+        """The connection's base URL."""
+        return self._connection.base_url
+
+    def _new_session(self, *, foreign: bool = False) -> requests.Session:
         connection = self._connection
         session = requests.Session()
         # The environment's netrc would replace the Authorization header; its proxies and CA bundles are
         # part of the connection already.
         session.trust_env = False
         session.verify = connection.ca_bundle()
-        if connection.client_cert:
+        if connection.client_cert and not foreign:
             paths = connection.client_cert
             session.cert = (paths[0], paths[1]) if len(paths) == 2 else paths[0]
         proxy, authorization = proxy_parts(connection)
@@ -191,6 +216,36 @@ class SyncTransport:
         if not retry:
             return self._open(call, timeout, before_send)
         return Retrying(**retry_rules(call))(self._open, call, timeout, before_send)
+
+    def fetch(self, address: Address, call: Call) -> SyncExchange:
+        """Ask for a file by its URL and return the answer once its head has come, to be used in a ``with`` block.
+
+        The API key is not sent, since a file's URL is signed, and to a foreign host nothing that is the connection's
+        own. Redirects are not followed.
+
+        :param address: Where the file is.
+        :param call: What it is, for messages.
+        :raises DifyTransportError: No head came.
+        """
+        connection = self._connection
+        session = self._new_session(foreign=not address.is_own)
+        told = replace(connection, base_url=address.origin)
+        headers = {**(connection.headers if address.is_own else {}), "User-Agent": user_agent()}
+        failure: DifyError | None = None
+        try:
+            response = session.get(
+                address.url,
+                headers={**headers, "Accept": "*/*", "Accept-Encoding": "identity"},
+                timeout=(connection.connect_timeout, connection.read_timeout),
+                allow_redirects=False,
+                stream=True,
+            )
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            failure = transport_error(told, call, error, sent=True)
+        if failure:
+            session.close()
+            raise failure
+        return SyncExchange(told, call, response, session)
 
     def _open(self, call: Call, timeout: float | None, before_send: Callable[[], None] | None = None) -> SyncExchange:
         connection = self._connection

@@ -19,7 +19,16 @@ else:
             from airflow.utils.log.secrets_masker import mask_secret
 
 
+_masked: set[str] = set()
+
+
 def mask_secrets(secrets: Iterable[str]) -> None:
-    """Have Airflow replace secrets in everything that it logs from now on."""
+    """Have Airflow replace secrets in everything that it logs from now on.
+
+    Each is told to Airflow once for each process: Airflow 3 hands it on to the task's supervisor, over a connection
+    that only the main thread may use.
+    """
     for secret in secrets:
-        mask_secret(secret)
+        if secret not in _masked:
+            _masked.add(secret)
+            mask_secret(secret)

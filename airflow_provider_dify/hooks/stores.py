@@ -6,7 +6,7 @@ import os
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, BinaryIO, Protocol
 
 from airflow_provider_dify.api.uploads import shown
@@ -111,9 +111,6 @@ def storage_path(source: Any) -> Any:
 class Target:
     """A folder of a local disk or of an object store, to write files into.
 
-    A file is written beside its place under a name of its own and moved there when it is whole, so that nobody ever
-    reads half a file under its name.
-
     :param folder: A local path or a URI as text, or an ``ObjectStoragePath``.
     :raises DifyInvalidInputError: Airflow knows no such store.
     """
@@ -124,41 +121,61 @@ class Target:
         except DifyError:
             raise
         except Exception as error:
-            raise self._failed(folder, error) from error
+            raise _failed(folder, error) from error
 
-    @contextmanager
-    def writing(self, *parts: str) -> Iterator[tuple[Writable, str]]:
-        """Give a file to write and the URI that it will have; on an exception nothing is left behind.
+    def joined(self, *parts: str) -> Any:
+        """Return the path of a file in the folder.
 
         :param parts: Names of folders and of the file, which must be safe.
-        :raises DifyFileError: The store failed.
         """
-        path = self._folder.joinpath(*parts)
-        part = path.parent / f".{path.name[:100]}.{uuid.uuid4().hex}.part"
-        fs: Any = path.fs
-        try:
-            if _is_local(fs):
-                fs.makedirs(path.parent.path, exist_ok=True)
-            stream = fs.open(part.path, "wb")
-        except Exception as error:
-            raise self._failed(path, error) from error
-        try:
-            yield _Guarded(stream, path), str(path)
-            try:
-                stream.close()
-                fs.mv(part.path, path.path)
-            except Exception as error:
-                raise self._failed(path, error) from error
-        except BaseException:
-            with suppress(Exception):
-                stream.close()
-            with suppress(Exception):
-                fs.rm_file(part.path)
-            raise
+        return self._folder.joinpath(*parts)
 
-    @staticmethod
-    def _failed(path: Any, error: Exception) -> DifyFileError:
-        return DifyFileError(f"{shown(path)!r} could not be written ({type(error).__name__}: {shown(error)}).")
+    def writing(self, *parts: str) -> AbstractContextManager[tuple[Writable, str]]:
+        """Give a file in the folder to write, and its URI; see ``writing``."""
+        return writing(self.joined(*parts))
+
+
+@contextmanager
+def writing(path: Any) -> Iterator[tuple[Writable, str]]:
+    """Give a file to write and its URI.
+
+    It is written beside its place under a name of its own and moved there when it is whole, so that nobody ever reads
+    half a file under its name. On an exception nothing is left behind.
+
+    :param path: An ``ObjectStoragePath``.
+    :raises DifyFileError: The store failed.
+    """
+    part = path.parent / f".{path.name[:100]}.{uuid.uuid4().hex}.part"
+    fs: Any = path.fs
+    try:
+        if _is_local(fs):
+            fs.makedirs(path.parent.path, exist_ok=True)
+        stream = fs.open(part.path, "wb")
+    except Exception as error:
+        raise _failed(path, error) from error
+    try:
+        yield _Guarded(stream, path), _uri_of(path)
+        try:
+            stream.close()
+            fs.mv(part.path, path.path)
+        except Exception as error:
+            raise _failed(path, error) from error
+    except BaseException:
+        with suppress(Exception):
+            stream.close()
+        with suppress(Exception):
+            fs.rm_file(part.path)
+        raise
+
+
+def _failed(path: Any, error: Exception) -> DifyFileError:
+    return DifyFileError(f"{shown(path)!r} could not be written ({type(error).__name__}: {shown(error)}).")
+
+
+def _uri_of(path: Any) -> str:
+    text = str(path)
+    # Airflow shows a local path without its scheme where it was made from one.
+    return text if "://" in text else f"file://{text}"
 
 
 class _Guarded:
@@ -176,7 +193,7 @@ class _Guarded:
         try:
             return int(self._stream.write(chunk))
         except Exception as error:
-            raise Target._failed(self._path, error) from error
+            raise _failed(self._path, error) from error
 
 
 def _is_local(fs: Any) -> bool:

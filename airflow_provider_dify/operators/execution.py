@@ -13,7 +13,14 @@ from airflow_provider_dify.api.attempts import Submitted, look_at_earlier, searc
 from airflow_provider_dify.api.finding import FindResult, Found, NotFound, find_run, of_use
 from airflow_provider_dify.api.following import FollowFlow, followed, with_failed_step
 from airflow_provider_dify.api.inputs import check_inputs, check_user
-from airflow_provider_dify.api.outcomes import outputs_of, paused_error, retry_after_timeout, timeout_error
+from airflow_provider_dify.api.outcomes import (
+    LOST_ON_RETRY,
+    SAVED_ON_RETRY,
+    outputs_of,
+    paused_error,
+    retry_after_timeout,
+    timeout_error,
+)
 from airflow_provider_dify.api.polling import COLLECT_SECONDS, Deadline, Ended, GivenUp, TimedOut
 from airflow_provider_dify.api.progress import closing_line
 from airflow_provider_dify.api.runs import RunStatus, StartedRun
@@ -38,6 +45,7 @@ from airflow_provider_dify.hooks.introducing import introduce
 from airflow_provider_dify.links.dify import push_link
 from airflow_provider_dify.names import RUN_ID_XCOM_KEY, SERVICE_API, TASK_ID_XCOM_KEY
 from airflow_provider_dify.operators.ledger import SubmissionLedger, task_try
+from airflow_provider_dify.operators.outputs import Destination, deliver
 from airflow_provider_dify.operators.preparing import Prepared, prepare
 from airflow_provider_dify.operators.tracing import current_traceparent
 from airflow_provider_dify.triggers.report import DUE, Report, SearchReport
@@ -484,11 +492,7 @@ class Execution:
             (self._log.warning if partial_success else self._log.info)(closing_line(result.run))
             if started.app_id is None and result.run.app_id is not None:
                 push_link(self._context["ti"], self._hook.connection.console_url, result.run.app_id)
-            return outputs_of(
-                result.run,
-                fail_on_partial_success=self._task.fail_on_partial_success,
-                failed_step=result.failed_step,
-            )
+            return self._deliver(result)
         if isinstance(result, TimedOut):
             # A process that was frozen for long finds its deadline gone by, and the run in the hands of another try.
             stops = self._task.cancel_on_timeout and not ledger.has_passed_on()
@@ -506,6 +510,21 @@ class Execution:
             raise result.error
         ledger.settle()
         raise paused_error(run_id, list(result.questions))
+
+    def _deliver(self, result: Ended) -> dict[str, Any]:
+        """Return the outputs of a run that has ended, their files saved, or raise what says how it ended."""
+        run = result.run
+        outputs = outputs_of(
+            run, fail_on_partial_success=self._task.fail_on_partial_success, failed_step=result.failed_step
+        )
+        found_again = self._ledger.is_complete or (self._task.durable and self._can_search)
+        return deliver(
+            outputs,
+            workflow_run_id=run.workflow_run_id,
+            hook=self._hook,
+            to=Destination.of(self._task),
+            on_retry=SAVED_ON_RETRY if found_again else LOST_ON_RETRY,
+        )
 
     def _stop(self, started: StartedRun, user: str | None, why: str) -> bool:
         """Ask Dify to stop a run, without ever hiding what made that necessary; tell whether it was asked."""

@@ -11,6 +11,7 @@ from airflow_provider_dify.api.forms import InputForm
 from airflow_provider_dify.api.inputs import check_files_or_paths, check_inputs
 from airflow_provider_dify.api.uploads import FileToUpload, with_uploads
 from airflow_provider_dify.exceptions import DifyInvalidInputError
+from airflow_provider_dify.hooks.stores import storage_path
 from airflow_provider_dify.names import WORKFLOW_RUNS
 from airflow_provider_dify.operators.uploads import upload_all
 
@@ -76,6 +77,10 @@ def prepare(task: DifyRunWorkflowOperator, hook: DifyHook, *, user: str) -> Prep
         uploaded.
     :raises DifyError: An upload failed. There is no run.
     """
+    for folder in (task.output_files_to, task.outputs_to):
+        if folder:
+            # A store that Airflow does not know would only be noticed when the run has been paid for.
+            storage_path(folder)
     passed, form = _checked(task, hook)
     uploads, given = passed.to_upload, check_inputs(task.inputs, paths=True)
     if not uploads:

@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
+from airflow_provider_dify.api.downloads import check_hosts
 from airflow_provider_dify.api.settings import (
     FIRST_LOOK_SECONDS,
+    MAX_FILE_BYTES,
     MAX_INTERVAL_SECONDS,
+    MAX_XCOM_BYTES,
     RESPONSE_MODES,
     SUBMIT_TIMEOUT_SECONDS,
     TIMEOUT_SECONDS,
     PollSchedule,
+    bytes_of,
     check_choice,
     seconds_of,
 )
@@ -89,13 +93,35 @@ class DifyRunWorkflowOperator(BaseOperator):
         changes neither deadline nor result, and holds one of the server's connections for each task: at most
         4 at a time from one machine, tasks beyond that follow when one gets free. Texts and titles of the
         workflow then stand in the log. With ``response_mode="blocking"`` there is nothing to follow.
+    :param output_files_to: Folder in which the files among the run's outputs are saved, at whatever depth they stand:
+        an object store's URI (``s3://bucket/{{ ds }}/``), a local path or an ``ObjectStoragePath``. A file is saved as
+        ``<folder>/<run id>/<name>``, and its object in the outputs gets ``saved_to`` with that URI. Without it the
+        outputs hold signed URLs, which expire after some minutes. Templated.
+    :param allowed_file_hosts: Hosts besides the connection's server that files may be fetched from, as ``host`` for the
+        usual ports or ``host:port``; redirects lead nowhere else either.
+    :param max_file_bytes: Largest file that is fetched, in bytes; 2 GiB.
+    :param outputs_to: Folder, as for ``output_files_to``, for outputs of more than ``max_xcom_bytes``. They are saved
+        as JSON in ``<folder>/<run id>.json``, and what the task returns is
+        ``{"dify_outputs_saved_to": uri, "size_bytes": …, "workflow_run_id": …}``; ``load_outputs`` of
+        ``operators.outputs`` takes either. Without it large outputs go through XCom with a warning. Templated.
+    :param max_xcom_bytes: Largest outputs that go through XCom, as JSON in bytes; 48 KiB. With 0 all are put aside.
 
     XCom: ``workflow_run_id`` and ``task_id`` (Dify's id for a stop) as soon as they are known, and
     ``dify_run_url`` for the link: the page of the app's runs in the console, or the console where the server
     does not tell the app.
     """
 
-    template_fields: Sequence[str] = ("inputs", "files", "query", "user", "workflow_id", "trace_id", "dify_conn_id")
+    template_fields: Sequence[str] = (
+        "inputs",
+        "files",
+        "query",
+        "user",
+        "workflow_id",
+        "trace_id",
+        "dify_conn_id",
+        "output_files_to",
+        "outputs_to",
+    )
     template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json", "files": "json"}
     operator_extra_links = (DifyRunLink(),)
     ui_color = "#e8efff"
@@ -126,6 +152,11 @@ class DifyRunWorkflowOperator(BaseOperator):
         on_pause: str = "wait",
         on_rate_limit: str = "wait",
         follow_events: bool = False,
+        output_files_to: Any = None,
+        allowed_file_hosts: Sequence[str] = (),
+        max_file_bytes: int = MAX_FILE_BYTES,
+        outputs_to: Any = None,
+        max_xcom_bytes: int = MAX_XCOM_BYTES,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -153,6 +184,11 @@ class DifyRunWorkflowOperator(BaseOperator):
         self.on_pause = check_choice(on_pause, "on_pause", ("wait", "fail"))
         self.on_rate_limit = check_choice(on_rate_limit, "on_rate_limit", ("wait", "fail"))
         self.follow_events = follow_events
+        self.output_files_to = output_files_to
+        self.allowed_file_hosts = check_hosts(allowed_file_hosts)
+        self.max_file_bytes = bytes_of(max_file_bytes, "max_file_bytes")
+        self.outputs_to = outputs_to
+        self.max_xcom_bytes = bytes_of(max_xcom_bytes, "max_xcom_bytes")
         self._execution: Execution | None = None
 
     @cached_property
@@ -173,7 +209,7 @@ class DifyRunWorkflowOperator(BaseOperator):
     def execute(self, context: Context) -> Any:
         """Submit the run, or take up that of an earlier try; wait for it, or defer.
 
-        :return: The outputs, or the run's id with ``wait_for_termination=False``.
+        :return: The outputs, or where they were put aside, or the run's id with ``wait_for_termination=False``.
         :raises DifyError: The submission was refused or of unknown fate, or the run did not end as asked.
         """
         return self._executed(context).begin()

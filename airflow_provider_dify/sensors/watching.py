@@ -29,6 +29,7 @@ from airflow_provider_dify.api.waiting import PausedOut, WaitFlow, WaitResult, w
 from airflow_provider_dify.exceptions import DifyError, DifyNotFoundError, DifySensorTimeoutError
 from airflow_provider_dify.hooks.introducing import introduce
 from airflow_provider_dify.links.dify import push_link
+from airflow_provider_dify.operators.outputs import Destination, deliver
 from airflow_provider_dify.triggers.report import Report
 
 if TYPE_CHECKING:
@@ -178,12 +179,14 @@ class Watching:
             (self._log.warning if partial_success else self._log.info)(closing_line(result.run))
             if result.run.app_id is not None:
                 push_link(self._context["ti"], self._hook.connection.console_url, result.run.app_id)
-            return outputs_of(
+            outputs = outputs_of(
                 result.run,
                 fail_on_partial_success=self._sensor.fail_on_partial_success,
                 on_retry=SAME_RUN,
                 failed_step=result.failed_step,
             )
+            to = Destination.of(self._sensor)
+            return deliver(outputs, workflow_run_id=run_id, hook=self._hook, to=to, on_retry=SAME_RUN)
         if isinstance(result, TimedOut):
             raise timeout_error(run_id, result.status, deadline, DifySensorTimeoutError, SAME_RUN)
         if isinstance(result, GivenUp):

@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import BaseSensorOperator, conf
 
+from airflow_provider_dify.api.downloads import check_hosts
 from airflow_provider_dify.api.settings import (
     FIRST_LOOK_SECONDS,
+    MAX_FILE_BYTES,
     MAX_INTERVAL_SECONDS,
+    MAX_XCOM_BYTES,
     TIMEOUT_SECONDS,
     PollSchedule,
+    bytes_of,
     check_choice,
     seconds_of,
 )
@@ -50,12 +54,18 @@ class DifyWorkflowRunSensor(BaseSensorOperator):
     :param follow_events: Whether the log tells the run's steps as they happen, and a table of them at the end; as
         for ``DifyRunWorkflowOperator``. Not possible with ``mode="reschedule"``, where nobody listens between two
         looks, unless the sensor is deferrable.
+    :param output_files_to: Folder in which the files among the run's outputs are saved; as for
+        ``DifyRunWorkflowOperator``, like the four that follow. Templated.
+    :param allowed_file_hosts: Hosts besides the connection's server that files may be fetched from.
+    :param max_file_bytes: Largest file that is fetched, in bytes; 2 GiB.
+    :param outputs_to: Folder for outputs that are too large for XCom. Templated.
+    :param max_xcom_bytes: Largest outputs that go through XCom, as JSON in bytes; 48 KiB.
 
     XCom: ``dify_run_url`` for the link: the page of the app's runs in the console, or the console where the
     server does not tell the app.
     """
 
-    template_fields: Sequence[str] = ("workflow_run_id", "dify_conn_id")
+    template_fields: Sequence[str] = ("workflow_run_id", "dify_conn_id", "output_files_to", "outputs_to")
     operator_extra_links = (DifyRunLink(),)
     ui_color = "#e8efff"
 
@@ -72,6 +82,11 @@ class DifyWorkflowRunSensor(BaseSensorOperator):
         fail_on_partial_success: bool = False,
         on_pause: str = "wait",
         follow_events: bool = False,
+        output_files_to: Any = None,
+        allowed_file_hosts: Sequence[str] = (),
+        max_file_bytes: int = MAX_FILE_BYTES,
+        outputs_to: Any = None,
+        max_xcom_bytes: int = MAX_XCOM_BYTES,
         **kwargs: Any,
     ) -> None:
         first = seconds_of(poke_interval, "poke_interval")
@@ -91,6 +106,11 @@ class DifyWorkflowRunSensor(BaseSensorOperator):
         self.deferrable = deferrable
         self.fail_on_partial_success = fail_on_partial_success
         self.follow_events = follow_events
+        self.output_files_to = output_files_to
+        self.allowed_file_hosts = check_hosts(allowed_file_hosts)
+        self.max_file_bytes = bytes_of(max_file_bytes, "max_file_bytes")
+        self.outputs_to = outputs_to
+        self.max_xcom_bytes = bytes_of(max_xcom_bytes, "max_xcom_bytes")
         self.on_pause = check_choice(on_pause, "on_pause", ("wait", "fail"))
 
     @cached_property

@@ -58,7 +58,7 @@ def as_text(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
-        return json.dumps(value, ensure_ascii=False, indent=2)
+        return json.dumps(value, ensure_ascii=False, indent=2, default=str)
     if isinstance(value, (list, tuple)):
         return "\n".join(f"- {as_text(item)}" for item in value)
     return str(value)

@@ -201,6 +201,10 @@ class OutputFile:
     size: int | None = None
     url: str | None = None
 
+    def __str__(self) -> str:
+        """Return its name, which is what streamed text shows of it."""
+        return self.name
+
 
 @dataclass(frozen=True, slots=True)
 class Workflow:

@@ -1,0 +1,184 @@
+"""What a run has put out, on its way to where the next task reads it: files are saved, large outputs are put aside."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_dify.api.downloads import files_in
+from airflow_provider_dify.api.filenames import distinct_names, safe_name
+from airflow_provider_dify.api.settings import MAX_FILE_BYTES, MAX_XCOM_BYTES
+from airflow_provider_dify.api.values import excerpt
+from airflow_provider_dify.exceptions import DifyError, DifyFileExpiredError
+
+if TYPE_CHECKING:
+    from airflow_provider_dify.hooks.dify import DifyHook
+    from airflow_provider_dify.operators.workflow import DifyRunWorkflowOperator
+    from airflow_provider_dify.sensors.workflow import DifyWorkflowRunSensor
+
+PARALLEL_DOWNLOADS = 4
+"""Files that one task fetches at a time: a stock Dify has ten connections for everybody (API facts, section 12.1)."""
+
+SAVED_TO = "saved_to"
+OUTPUTS_SAVED_TO = "dify_outputs_saved_to"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where outputs go besides XCom, and within which limits.
+
+    :param files_to: Folder for the files of a run, as a local path, a URI or an ``ObjectStoragePath``; None to leave
+        them with Dify.
+    :param allowed_hosts: Hosts besides the server that files may be fetched from.
+    :param max_file_bytes: Largest file that is fetched.
+    :param outputs_to: Folder for outputs that are too large for XCom; None to pass them on all the same.
+    :param max_xcom_bytes: Largest outputs that go through XCom, as JSON in bytes.
+    """
+
+    files_to: Any = None
+    allowed_hosts: Sequence[str] = ()
+    max_file_bytes: int = MAX_FILE_BYTES
+    outputs_to: Any = None
+    max_xcom_bytes: int = MAX_XCOM_BYTES
+
+    @classmethod
+    def of(cls, task: DifyRunWorkflowOperator | DifyWorkflowRunSensor) -> Destination:
+        """Return what the parameters of an operator or sensor say."""
+        return cls(
+            files_to=task.output_files_to,
+            allowed_hosts=task.allowed_file_hosts,
+            max_file_bytes=task.max_file_bytes,
+            outputs_to=task.outputs_to,
+            max_xcom_bytes=task.max_xcom_bytes,
+        )
+
+
+def deliver(
+    outputs: dict[str, Any], *, workflow_run_id: str, hook: DifyHook, to: Destination, on_retry: str
+) -> dict[str, Any]:
+    """Save the files of a run that has succeeded, and return what goes through XCom.
+
+    Names follow from the run's id and from the outputs alone: whoever does it again overwrites the same files.
+
+    :param outputs: The run's outputs; those of its files that are saved get the key ``saved_to``.
+    :param workflow_run_id: The run.
+    :param hook: The hook of the run's connection.
+    :param to: Where things go.
+    :param on_retry: What a retry of the task does, for the message of an error.
+    :return: The outputs; or, where they were put aside, ``{"dify_outputs_saved_to", "size_bytes", "workflow_run_id"}``.
+    :raises DifyFileError: Something could not be fetched or saved. The run keeps its outputs.
+    """
+    try:
+        if to.files_to:
+            _save_files(outputs, workflow_run_id, hook, to)
+        return _put_aside(outputs, workflow_run_id, to)
+    except DifyError as error:
+        error.message = (
+            f"Dify run {workflow_run_id} has succeeded, but its outputs were not saved: {error.message} {on_retry}"
+        )
+        error.args = (error.message,)
+        error.workflow_run_id = workflow_run_id
+        raise
+
+
+def _save_files(outputs: dict[str, Any], run_id: str, hook: DifyHook, to: Destination) -> None:
+    files = files_in(outputs)
+    if not files:
+        return
+    from airflow_provider_dify.hooks.stores import Target
+
+    target = Target(to.files_to)
+    names = dict(zip(files, distinct_names(file.get("filename") for file in files.values()), strict=True))
+    folder = safe_name(run_id, "run")
+
+    def save(place: str, file: Mapping[str, Any]) -> str | None:
+        """Save a file and return its URI; None where the server does not give it."""
+        try:
+            return hook.download_file(
+                file,
+                target.joined(folder, names[place]),
+                allowed_hosts=to.allowed_hosts,
+                max_bytes=to.max_file_bytes,
+            ).uri
+        except DifyFileExpiredError as error:
+            log.info("File %s of run %s: %s", place, run_id, error)
+            return None
+        except DifyError as error:
+            raise _named(error, place, file) from error
+
+    saved = _side_by_side(save, files)
+    late = {place for place, uri in saved.items() if uri is None}
+    if late:
+        log.info("The run is read again, since each answer has new signatures.")
+        newer = files_in(hook.get_workflow_run(run_id).outputs)
+        again = _side_by_side(save, {place: newer.get(place, files[place]) for place in late})
+        for place, uri in again.items():
+            if uri is None:
+                raise _named(
+                    DifyFileExpiredError("the server does not give it, also with a new signature: it was deleted."),
+                    place,
+                    files[place],
+                )
+        saved |= again
+    for place, file in files.items():
+        file[SAVED_TO] = saved[place]
+        log.info("File %s was saved to %s.", place, saved[place])
+
+
+def _side_by_side(save: Any, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    pool = ThreadPoolExecutor(PARALLEL_DOWNLOADS, thread_name_prefix="dify-download")
+    try:
+        pending = {place: pool.submit(save, place, file) for place, file in files.items()}
+        return {place: done.result() for place, done in pending.items()}
+    finally:
+        # Also when the task is killed meanwhile: nobody waits for the others then.
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _named(error: DifyError, place: str, file: Mapping[str, Any]) -> DifyError:
+    error.message = f"File {place} ({excerpt(str(file.get('filename')), 100)!r}): {error.message}"
+    error.args = (error.message,)
+    return error
+
+
+def _put_aside(outputs: dict[str, Any], run_id: str, to: Destination) -> dict[str, Any]:
+    content = json.dumps(outputs).encode("ascii")
+    if len(content) <= to.max_xcom_bytes:
+        return outputs
+    if not to.outputs_to:
+        log.warning(
+            "The outputs have %s bytes as JSON and go through XCom all the same, into Airflow's database unless an "
+            "XCom backend keeps them elsewhere. Set outputs_to to an object store to pass on only where they are.",
+            f"{len(content):,}",
+        )
+        return outputs
+    from airflow_provider_dify.hooks.stores import Target
+
+    with Target(to.outputs_to).writing(f"{safe_name(run_id, 'run')}.json") as (sink, uri):
+        sink.write(content)
+    log.info("The outputs (%s bytes as JSON) were saved to %s.", f"{len(content):,}", uri)
+    return {OUTPUTS_SAVED_TO: uri, "size_bytes": len(content), "workflow_run_id": run_id}
+
+
+def load_outputs(returned: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the outputs of a task's run, wherever the task has put them.
+
+    For the tasks that follow: with ``outputs_to`` a task returns its outputs, or where large ones were saved.
+
+    :param returned: What the task has returned.
+    :raises DifyFileError: What was saved cannot be read any more.
+    """
+    uri = returned.get(OUTPUTS_SAVED_TO)
+    if uri is None:
+        return returned
+    from airflow_provider_dify.hooks.stores import Source, reading
+
+    with Source(uri).open() as stream, reading(uri):
+        outputs: dict[str, Any] = json.load(stream)
+    return outputs
