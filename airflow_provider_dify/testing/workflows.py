@@ -480,6 +480,12 @@ def summarize(text: str, words: int = 20) -> str:
     return " ".join(first[:words]) + ("..." if len(first) > words else "")
 
 
+def _review(scope: Mapping[str, Any]) -> dict[str, Any]:
+    document = scope["document"]
+    text = f"# {scope['title'] or document['filename']}\n\nThe document has {document['size']} bytes.\n"
+    return {"document": document, "report": OutputFile("report.md", text.encode())}
+
+
 def builtin_workflows() -> list[Workflow]:
     """Return the workflows that a server offers unless it is given others."""
     text = Input("text", type="paragraph")
@@ -552,5 +558,12 @@ def builtin_workflows() -> list[Workflow]:
             steps=[Step("wait", seconds="{seconds}", outputs={"body": "slept {seconds} s"})],
             outputs={"body": "{wait.body}"},
             max_active_requests=3,
+        ),
+        Workflow(
+            "review",
+            description="Reviews a document: gives back a report, as a file.",
+            inputs=[Input("document", type="file"), Input("title", required=False)],
+            outputs=_review,
+            duration=1.0,
         ),
     ]

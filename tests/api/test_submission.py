@@ -61,6 +61,8 @@ def test_what_an_error_leaves_behind(row: tuple[ex.DifyError, Fate, Fate]) -> No
 def test_every_class_that_an_http_exchange_can_end_with_is_in_the_table() -> None:
     never = {
         ex.DifyError, ex.DifySubmissionUnknownError, ex.DifyRunNotFoundError, ex.DifyTriggerEventError,
+        # Of files, before a submission and after its run.
+        ex.DifyFileError, ex.DifyFileExpiredError, ex.DifyFileRefusedError,
     }  # fmt: skip
     kinds = {
         kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,20 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "summarize_all": {"summary": "Report 1: Sales went up.", "word_count": 15},
         "report": "15 words",
     },
+    "dify_documents": {"write": re.compile(r"(file://)?/.*/summaries\.jsonl")},
+    "dify_files": {"use": "The document has 9 bytes."},
     "dify_streaming": {"report": "Words come one by one."},
 }
-RUNS = {"dify_mapped": 3, "dify_taskflow": 4}
+RUNS = {"dify_documents": 3, "dify_mapped": 3, "dify_taskflow": 4}
+APPS = {"dify_files": "review"}
 SKIPPED = {"dify_deferrable": {"drop"}}
+
+
+@pytest.fixture(autouse=True)
+def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Give the examples with files a folder of their own."""
+    monkeypatch.setenv("DIFY_EXAMPLE_STORE", tmp_path.as_uri())
+    return tmp_path
 
 
 def check(dag_id: str, server: DifyServer, *, deferrable: bool | None = None) -> None:
@@ -60,13 +71,13 @@ def check(dag_id: str, server: DifyServer, *, deferrable: bool | None = None) ->
 @pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "on the worker"])
 @pytest.mark.parametrize("dag_id", DAG_IDS)
 def test_an_example_works(dify: Start, dag_id: str, deferrable: bool) -> None:
-    check(dag_id, dify("summarize"), deferrable=deferrable)
+    check(dag_id, dify(APPS.get(dag_id, "summarize")), deferrable=deferrable)
 
 
 @pytest.mark.parametrize("version", ["1.9.1", "1.11.2"])
 @pytest.mark.parametrize("dag_id", DAG_IDS)
 def test_an_example_works_with_older_servers(dify: Start, dag_id: str, version: str) -> None:
-    check(dag_id, dify("summarize", emulate=version))
+    check(dag_id, dify(APPS.get(dag_id, "summarize"), emulate=version))
 
 
 def test_the_quickstart_takes_the_inputs_of_the_dag_run(dify: Start) -> None:
@@ -75,3 +86,18 @@ def test_the_quickstart_takes_the_inputs_of_the_dag_run(dify: Start) -> None:
     assert outcome.xcom("summarize") == {"text": 'quotes " and { braces } %'}
     assert outcome.xcom("summarize", "workflow_run_id") == server.runs[0].id
     assert outcome.xcom("summarize", "task_id") == server.runs[0].task_id
+
+
+def test_documents_become_lines_of_json(dify: Start, store: Path) -> None:
+    check("dify_documents", dify("summarize"))
+    rows = [json.loads(line) for line in (store / "summaries.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert rows == [{"summary": f"Document {number} says something.", "word_count": 8} for number in (1, 2, 3)]
+
+
+def test_a_file_goes_in_and_another_comes_out(dify: Start, store: Path) -> None:
+    server = dify("review")
+    check("dify_files", server)
+    saved = {path.name: path.read_text(encoding="utf-8") for path in store.glob(f"reports/{server.runs[0].id}/*")}
+    assert saved.keys() == {"contract.txt", "report.md"}
+    assert saved["contract.txt"] == "We agree."
+    assert saved["report.md"].startswith("# Contract of manual__")

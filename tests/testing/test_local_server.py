@@ -125,7 +125,8 @@ class TestBuiltinWorkflows:
         """A human is asked only where Dify can; elsewhere the graph is refused."""
         with DifyServer(emulate=emulate, time_scale=0.01) as server:
             for workflow in builtin_workflows():
-                inputs = {item.name: "1" for item in workflow.inputs}
+                file = {"type": "document", "transfer_method": "remote_url", "url": "https://files.example/a.txt"}
+                inputs = {item.name: file if item.type == "file" else "1" for item in workflow.inputs}
                 answer = Client(server, workflow.name).run(**inputs)
                 asks = workflow.name == "human_input" and emulate != "1.14.2"
                 assert answer.status_code == (400 if asks else 200), answer.text
