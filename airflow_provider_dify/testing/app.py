@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from airflow_provider_dify.testing.console import Console
 from airflow_provider_dify.testing.gateway import Gateway
 from airflow_provider_dify.testing.service import Service
 from airflow_provider_dify.testing.service_api import ServiceApi
@@ -20,7 +21,7 @@ def build_app(service: Service, api_contract: str) -> tuple[web.Application, Gat
     api: ServiceApi | WorkflowRunsApi = ServiceApi(service) if streams else WorkflowRunsApi(service)
     app = web.Application(client_max_size=_MAX_BODY)
     points = {}
-    for method, path, handler, point in api.routes():
+    for method, path, handler, point in [*api.routes(), *(Console(service).routes() if streams else ())]:
         app.router.add_route(method, path, handler)
         if method == "GET":
             app.router.add_route("HEAD", path, handler)

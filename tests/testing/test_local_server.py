@@ -417,6 +417,18 @@ class TestHumanInput:
 class TestRoutes:
     """What is not in the recordings."""
 
+    def test_the_page_of_an_apps_runs(self, server: DifyServer) -> None:
+        """What a task links to: one app's runs, with their users' names as text."""
+        app = server.app("echo")
+        run_id = Client(server).run(user="<b>me</b>", text="x").json()["workflow_run_id"]
+        Client(server, "slow").run(user="other", seconds=0)
+        page = requests.get(f"{server.base_url}/app/{app.app_id}/logs", timeout=5)
+        assert page.headers["Content-Type"].startswith("text/html")
+        assert f"<td>{run_id}</td><td>succeeded</td><td>&lt;b&gt;me&lt;/b&gt;</td>" in page.text
+        assert "other" not in page.text
+        unknown = requests.get(f"{server.base_url}/app/{app.workflow_id}/logs", timeout=5)
+        assert (unknown.status_code, unknown.json()["code"]) == (404, "app_not_found")
+
     def test_head_and_health(self, server: DifyServer) -> None:
         """Health needs no key."""
         assert requests.get(f"{server.base_url}/health", timeout=5).json()["version"] == "1.14.2"
