@@ -40,8 +40,6 @@ class ExtraField:
 
 HOST_LABEL = "Base URL"
 API_KEY_LABEL = "API key"
-# Dify asks for none of these; scheme and port belong to the base URL, and every extra has a field of its own.
-HIDDEN_FIELDS = ("schema", "login", "extra")
 STANDARD_LABELS = {"host": HOST_LABEL, "password": API_KEY_LABEL}
 STANDARD_PLACEHOLDERS = {
     "host": SAAS_URL,

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_provider_dify.fields import EXTRA_FIELDS, HIDDEN_FIELDS, STANDARD_LABELS, STANDARD_PLACEHOLDERS, ExtraField
+from airflow_provider_dify.fields import EXTRA_FIELDS, STANDARD_LABELS, STANDARD_PLACEHOLDERS, ExtraField
 
 
 def ui_field_behaviour(*, in_extra: bool = True) -> dict[str, Any]:
     """Return which standard fields the form shows, under which labels.
 
     Provider info shows the port: the Test button of Airflow 3.3.0 to 3.3.2 posts 0 where none is stored, and the
-    server then refuses to test (apache/airflow PR 73298); a port that is stored, 0 included, helps.
+    server then refuses to test (apache/airflow PR 73298); a port that is stored, 0 included, helps. The classic form
+    shows the extra: Airflow 2's Test button does nothing where its editor is hidden.
 
     :param in_extra: Spelling of the keys: with hyphens for provider info (3.2+), with underscores for the
         hook's classic method (2.11 to 3.1).
@@ -19,7 +20,8 @@ def ui_field_behaviour(*, in_extra: bool = True) -> dict[str, Any]:
     placeholders = {**STANDARD_PLACEHOLDERS}
     placeholders |= {extra.name: extra.placeholder for extra in EXTRA_FIELDS if extra.placeholder}
     behaviour = {
-        "hidden-fields": [*HIDDEN_FIELDS, *(() if in_extra else ("port",))],
+        # Dify asks for none of these; scheme and port belong to the base URL, and every extra has a field of its own.
+        "hidden-fields": ["schema", "login", "extra" if in_extra else "port"],
         "relabeling": dict(STANDARD_LABELS),
         "placeholders": placeholders,
     }

@@ -57,6 +57,12 @@ def wrong_mode(info: AppInfo) -> str:
     )
 
 
+def without_connection(message: str, conn_id: str) -> str:
+    """Return what is wrong with a field, without the id that Airflow makes up for the time of the test."""
+    text = message.removeprefix(f"Connection {conn_id!r}, ")
+    return text[:1].upper() + text[1:]
+
+
 def problem(error: DifyError, base_url: str, app: AppInfo | None = None) -> str:
     """Return what is wrong, as a headline for people who configure connections, and what to do.
 

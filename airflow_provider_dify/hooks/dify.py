@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import mimetypes
 import os
 import time
@@ -23,6 +24,7 @@ from airflow_provider_dify.api.calls import (
     Upload,
     contract,
 )
+from airflow_provider_dify.api.diagnosis import without_connection
 from airflow_provider_dify.api.downloads import address_of, check_hosts, declared_size
 from airflow_provider_dify.api.errors import without_retry_advice
 from airflow_provider_dify.api.events import Event, EventDecoder, task_id_in
@@ -154,7 +156,8 @@ class DifyHook(BaseHook):
                 "API key as its password."
             ) from error
         try:
-            extra = found.extra_dejson
+            # extra_dejson has Airflow 3.3 warn in every log of values too short to be masked, such as "true".
+            extra = json.loads(found.extra) if found.extra else {}
         except (ValueError, TypeError) as error:
             raise DifyConfigurationError(
                 f"Connection {self.dify_conn_id!r}, field extra: must be a JSON object."
@@ -698,7 +701,7 @@ class DifyHook(BaseHook):
             connection = self.connection
             ok, message = self._drive(test_connection(self.api, connection.base_url), retry=False)
         except DifyError as error:
-            return False, error.message
+            return False, without_connection(error.message, self.dify_conn_id)
         return ok, connection.redact(message)
 
     def find_started(self, user: str) -> str | None:

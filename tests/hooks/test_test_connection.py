@@ -255,6 +255,12 @@ def test_a_redirect_to_another_host(dify: Start, contract: str, status: int) -> 
     )
 
 
+def test_a_key_that_was_not_typed_again(dify: Start, connect: Connect) -> None:
+    """Airflow 2's form sends no key that it only knows from the database."""
+    connect(dify().base_url, "")
+    assert told() == (False, "Field password: is empty: put the app's API key (app-…) there.")
+
+
 def test_a_body_that_is_not_dify_s(dify: Start) -> None:
     server = dify()
     server.inject(Fault("info", "body", body='{"status": "UP"}', content_type="application/json"))
