@@ -11,13 +11,17 @@ PYTEST_ARGS ?=
 SOAK_RUNS ?= 30
 SOAK_SECONDS ?= 60
 SOAK_SEED ?= 7
+# All tests run on the newest and the oldest Airflow; on those between them, the tests whose outcome depends on Airflow.
+MATRIX := 3.0.6 3.1.8 3.2.2
+MATRIX_TESTS := $(wildcard tests/test_*.py) tests/hooks tests/operators tests/sensors tests/triggers tests/links tests/decorators \
+	tests/integration tests/faults/test_submission_and_tries.py tests/faults/test_deadlines_and_lives.py
 PORT ?= 0
 
 # make demo DIFY_BASE_URL=… DIFY_API_KEY=… DIFY_INPUTS='{"text": "hi"}' runs the workflow of a real server.
 export DIFY_BASE_URL DIFY_API_KEY DIFY_INPUTS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test faults lint format docs wheel constraints clean
+.PHONY: help setup up down demo test matrix faults lint format docs wheel constraints clean
 
 help:
 	@echo "make demo        run a workflow from a DAG, against a local Dify server"
@@ -25,6 +29,7 @@ help:
 	@echo "make down        end them"
 	@echo "make test        run all tests; AIRFLOW_VERSION=2.11.2 chooses another Airflow, PYTEST_ARGS=… a selection"
 	@echo "make faults      kill Airflow's real processes, with PostgreSQL, whose programs must be installed"
+	@echo "make matrix      run the tests that depend on Airflow on $(MATRIX)"
 	@echo "make lint        ruff and mypy"
 	@echo "make format      let ruff rewrite what it can"
 	@echo "make docs        build the documentation into site/"
@@ -57,6 +62,12 @@ test: $(READY)
 faults: $(READY)
 	@$(BIN)/python -m pytest -q -m postgres tests/faults
 	@$(BIN)/python -m tests.faults.soak --runs $(SOAK_RUNS) --seconds $(SOAK_SECONDS) --seed $(SOAK_SEED)
+
+matrix: $(addprefix matrix-,$(MATRIX))
+
+matrix-%:
+	@echo "Airflow $*:"
+	@$(MAKE) --no-print-directory test AIRFLOW_VERSION=$* PYTEST_ARGS="$(MATRIX_TESTS) $(PYTEST_ARGS)"
 
 lint: $(READY)
 	@$(BIN)/ruff format --check

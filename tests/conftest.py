@@ -17,6 +17,8 @@ for name in [name for name in os.environ if name.startswith(("AIRFLOW__", "AIRFL
     del os.environ[name]
 os.environ.update(
     AIRFLOW_HOME=str(HOME),
+    # Without one, Airflow 3.2 cannot start its execution API within dag.test().
+    AIRFLOW__API_AUTH__JWT_SECRET="c2l4dGVlbiBieXRlcyBhbmQgc2l4dGVlbiBtb3JlIQ==",
     AIRFLOW__CORE__DAGS_FOLDER=str(EXAMPLES),
     AIRFLOW__CORE__FERNET_KEY="c2l4dGVlbiBieXRlcyBhbmQgc2l4dGVlbiBtb3JlISE=",
     AIRFLOW__CORE__LOAD_EXAMPLES="False",

@@ -41,11 +41,13 @@ def of(modules: Iterable[str], *packages: str) -> list[str]:
 
 
 def test_parsing_a_dag_file_imports_no_http_client() -> None:
+    # An operator of Airflow's own: the first one of a process makes Airflow 3.0 import aiohttp.
     modules = imported_by(
         "from airflow_provider_dify.operators.workflow import DifyRunWorkflowOperator\n"
         "from airflow_provider_dify.sensors.workflow import DifyWorkflowRunSensor\n"
         "DifyRunWorkflowOperator(task_id='a', inputs={}, deferrable=True)\n"
-        "DifyWorkflowRunSensor(task_id='b', workflow_run_id='x')"
+        "DifyWorkflowRunSensor(task_id='b', workflow_run_id='x')",
+        after=f"{DAG_FILE}\nfrom airflow.providers.common.compat.sdk import BaseOperator\nBaseOperator(task_id='c')",
     )
     assert "airflow_provider_dify.operators.workflow" in modules
     assert of(modules, *HEAVY) == []

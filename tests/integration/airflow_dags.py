@@ -47,23 +47,24 @@ def dag_bag(folder: Path | str) -> Any:
 
 
 def store(bag: Any) -> None:
-    """Put a bag's DAGs into the database, which Airflow 3.1 and later need to test them."""
+    """Put a bag's DAGs into the database, without which Airflow 3.1 and later test none; 3.0 does without."""
     if is_airflow_2():
         bag.sync_to_db()
         return
-    from airflow.models.dagbundle import DagBundleModel
-    from airflow.utils.session import create_session
-
     try:
         from airflow.dag_processing.dagbag import sync_bag_to_db
     except ImportError:
-        sync_bag_to_db = None
+        from airflow.models import dagbag
+
+        sync_bag_to_db = getattr(dagbag, "sync_bag_to_db", None)
+        if sync_bag_to_db is None:
+            return
+    from airflow.models.dagbundle import DagBundleModel
+    from airflow.utils.session import create_session
+
     with create_session() as session:
         session.merge(DagBundleModel(name="testing"))
-    if sync_bag_to_db is None:
-        bag.sync_to_db("testing", None)
-    else:
-        sync_bag_to_db(bag, "testing", None)
+    sync_bag_to_db(bag, "testing", None)
 
 
 def example(dag_id: str) -> Any:
