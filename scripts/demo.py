@@ -17,6 +17,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 DAG_ID = "dify_quickstart"
+# What the task logs of its run: lines of its own, and the facts below the first one.
+SAID = re.compile(r"(Dify run [0-9a-f-]{36}.*?|  (?:server|app|user|link|deadline): .*?)(?: \[airflow| loc=|$)")
 TEXT = "Airflow runs the workflow and waits for it without a worker slot. Everything else is up to you."
 
 
@@ -176,10 +178,10 @@ def watch(database: Path, log: Path, stop: threading.Event) -> None:
         last = stop.wait(0.1)
         lines = log.read_text(errors="replace").splitlines() if log.exists() else []
         for line in lines[seen:]:
-            match = re.search(r"(Dify run [0-9a-f-]{36}.*?)(?: \[airflow| loc=|$)", line)
+            match = SAID.search(line)
             if match and match[1] not in states:
                 states[match[1]] = ""
-                say(f"Log:      {match[1].strip()}")
+                say(f"Log:      {match[1].rstrip()}")
         seen = len(lines)
         for task_id, state in task_states(database):
             if state and states.get(task_id) != state:
