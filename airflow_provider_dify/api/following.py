@@ -106,6 +106,11 @@ def followed(
                 yield from follower.looked(told)
     for line in steps.closing():
         yield Say(line)
+    if isinstance(result, Ended) and not steps.is_known and not follower.has_given_up:
+        yield Say(
+            f"The steps of Dify run {steps.workflow_run_id} are not known: Dify 1.14 and later tell them, and only "
+            "while a run is at work."
+        )
     if isinstance(result, Ended) and not result.run.status.is_success:
         return replace(result, failed_step=steps.failure(result.run.error))
     return result
@@ -128,6 +133,7 @@ class _Follower:
         self._pass_over = False
         self._missing = 0
         self._cut_short = False
+        self.has_given_up = False
 
     @property
     def may_listen(self) -> bool:
@@ -182,6 +188,7 @@ class _Follower:
             return
         self._over = True
         if self._status is None or not self._status.is_terminal:
+            self.has_given_up = True
             yield Say(f"The steps of Dify run {self._run_id} are not followed any further: {self._why(heard.error)}.")
 
     def _why(self, error: DifyError | None) -> str:

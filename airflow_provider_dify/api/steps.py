@@ -80,6 +80,11 @@ class StepLog:
     _failed: Step | None = None
     _untold: int = 0
 
+    @property
+    def is_known(self) -> bool:
+        """Whether any step has been told of."""
+        return bool(self._steps)
+
     def take(self, events: Iterable[Event]) -> list[str]:
         """Take events and return the lines to log. A start whose end is among them too is not told."""
         lines: list[str] = []

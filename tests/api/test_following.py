@@ -105,6 +105,18 @@ def test_the_last_event_brings_the_look_forward() -> None:
     assert isinstance(driver.result, Ended)
 
 
+@pytest.mark.parametrize(
+    "heard",
+    [[Heard((FINISHED,), ended=True)], [Heard(ended=True, error=ex.DifyNotFoundError("gone", code="not_found"))]],
+    ids=["the end alone", "nothing"],
+)
+def test_a_run_that_has_ended_before_anybody_listened(heard: list[Heard | None]) -> None:
+    driver = Driver(lambda elapsed: "failed", heard)
+    assert driver.steps() == [
+        "The steps of Dify run run-1 are not known: Dify 1.14 and later tell them, and only while a run is at work."
+    ]
+
+
 def test_the_event_is_no_authority() -> None:
     driver = Driver(failed_after(20), [Heard((FINISHED,), ended=True)])
     assert driver.looks[0] == 0.0
