@@ -102,6 +102,8 @@ class Execution:
         # The markers of submissions whose run is not known by its id.
         self._sought: tuple[str, ...] = ()
         self._is_killed = False
+        # What lineage tells of the run, also after its end.
+        self.known: StartedRun | None = None
 
     def begin(self) -> Any:
         """Start the try: everything that a DAG author passes is checked before anything is looked for or sent."""
@@ -136,7 +138,8 @@ class Execution:
         """Go on where the wait in the triggerer has ended."""
         report = Report.parse(event, workflow_run_id)
         user = self._user() if user is None else user
-        self._started, self._submitted_user = StartedRun(report.workflow_run_id, task_id), user
+        self._started = self.known = StartedRun(report.workflow_run_id, task_id)
+        self._submitted_user = user
         deadline = Deadline(time.time() if end_time is None else end_time)
         result: WaitResult | None = report.wait_result()
         if result is None:
@@ -400,7 +403,7 @@ class Execution:
 
     def _announce(self, started: StartedRun, submission: Submission) -> None:
         """Put what is known of a run where people, other tasks and the next try find it, before anything else."""
-        self._started, self._submitted_user = started, submission.user
+        self._started, self._submitted_user, self.known = started, submission.user, started
         self._ledger.started(started, submission.user)
         if self._is_killed and self._task.cancel_on_kill:
             self._stop_late(started, submission.user)
@@ -484,6 +487,7 @@ class Execution:
         run_id, ledger = started.workflow_run_id, self._ledger
         if isinstance(result, Ended):
             self._started = self._submitted_user = None
+            self.known = replace(started, run=result.run)
             if result.run.status in (RunStatus.FAILED, RunStatus.STOPPED):
                 ledger.settle()
             else:

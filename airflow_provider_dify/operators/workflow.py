@@ -28,7 +28,9 @@ from airflow_provider_dify.names import DEFAULT_CONN_NAME
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
+    from airflow_provider_dify.api.runs import StartedRun
     from airflow_provider_dify.hooks.dify import DifyHook
     from airflow_provider_dify.operators.execution import Execution
 
@@ -190,6 +192,7 @@ class DifyRunWorkflowOperator(BaseOperator):
         self.outputs_to = outputs_to
         self.max_xcom_bytes = bytes_of(max_xcom_bytes, "max_xcom_bytes")
         self._execution: Execution | None = None
+        self._returned: Any = None
 
     @cached_property
     def hook(self) -> DifyHook:
@@ -212,15 +215,18 @@ class DifyRunWorkflowOperator(BaseOperator):
         :return: The outputs, or where they were put aside, or the run's id with ``wait_for_termination=False``.
         :raises DifyError: The submission was refused or of unknown fate, or the run did not end as asked.
         """
-        return self._executed(context).begin()
+        self._returned = self._executed(context).begin()
+        return self._returned
 
     def submit_again(self, context: Context, event: Any, submission: dict[str, Any]) -> Any:
         """Submit a run that was rate-limited before; called by Airflow when its turn may have come."""
-        return self._executed(context).submit_again(submission)
+        self._returned = self._executed(context).submit_again(submission)
+        return self._returned
 
     def execute_found(self, context: Context, event: Any, submission: dict[str, Any], earlier: bool = False) -> Any:
         """Go on with a run that was looked for in the triggerer; called by Airflow when the trigger has fired."""
-        return self._executed(context).searched_in_triggerer(event, submission, earlier=earlier)
+        self._returned = self._executed(context).searched_in_triggerer(event, submission, earlier=earlier)
+        return self._returned
 
     def execute_complete(
         self,
@@ -241,7 +247,9 @@ class DifyRunWorkflowOperator(BaseOperator):
         :return: The outputs.
         :raises DifyError: As a task that waits by itself.
         """
-        return self._executed(context).waited_in_triggerer(event, workflow_run_id, task_id, end_time, user)
+        execution = self._executed(context)
+        self._returned = outputs = execution.waited_in_triggerer(event, workflow_run_id, task_id, end_time, user)
+        return outputs
 
     def on_kill(self) -> None:
         """Stop the run when the task is killed on a worker."""
@@ -267,3 +275,27 @@ class DifyRunWorkflowOperator(BaseOperator):
         execution = self._executed(context)
         execution.recall(kept)
         return execution
+
+    @property
+    def known_run(self) -> StartedRun | None:
+        """The run of this try, as far as it is known; with its row in ``run``, once the task has seen it end."""
+        return None if self._execution is None else self._execution.known
+
+    def get_openlineage_facets_on_start(self) -> OperatorLineage[Any, Any]:
+        """Return which workflow is to run and which files go in; called by Airflow's OpenLineage provider."""
+        from airflow_provider_dify.operators.lineage import lineage_before
+
+        return lineage_before(self)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """Return what the run was, which files went in and which were saved; called by Airflow's OpenLineage provider.
+
+        :param task_instance: The task instance, of which nothing is needed.
+        """
+        from airflow_provider_dify.operators.lineage import lineage_after
+
+        return lineage_after(self, self._returned)
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """Return what is known of the run of a task that failed; called by Airflow's OpenLineage provider."""
+        return self.get_openlineage_facets_on_complete(task_instance)
