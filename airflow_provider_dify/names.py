@@ -13,3 +13,7 @@ API_CONTRACTS = (SERVICE_API, WORKFLOW_RUNS)
 RUN_ID_XCOM_KEY = "workflow_run_id"
 TASK_ID_XCOM_KEY = "task_id"
 URL_XCOM_KEY = "dify_run_url"
+
+# Keys by which a task tells where it has saved a file of the outputs, and outputs that were too large for XCom.
+SAVED_TO = "saved_to"
+OUTPUTS_SAVED_TO = "dify_outputs_saved_to"

@@ -10,11 +10,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from airflow_provider_dify.api.runs import WorkflowRun
+from airflow_provider_dify.api.uploads import is_path_object
 from airflow_provider_dify.api.values import text_or_none
-
-# Keys under which a task tells where it has saved a file of the outputs, and outputs that were too large for XCom.
-SAVED_FILE_KEY = "saved_to"
-SAVED_OUTPUTS_KEY = "dify_outputs_saved_to"
+from airflow_provider_dify.names import OUTPUTS_SAVED_TO, SAVED_TO
 
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
 _WEB = ("http", "https")
@@ -123,17 +121,14 @@ def _location(value: Any, *, bare: bool) -> str | None:
         if _URI.fullmatch(text):
             return text if bare or urlsplit(text).scheme not in _WEB else None
         return text if bare and "/" in text else None
-    # Asked of the type: the property of a path of Airflow's object storage would connect to the store.
-    if isinstance(value, os.PathLike) or hasattr(type(value), "protocol"):
-        return str(value)
-    return None
+    return str(value) if is_path_object(value) else None
 
 
 def _saved_in(value: Any, depth: int = 0) -> Iterator[str]:
     if depth > _MAX_DEPTH:
         return
     if isinstance(value, Mapping):
-        for key in (SAVED_FILE_KEY, SAVED_OUTPUTS_KEY):
+        for key in (SAVED_TO, OUTPUTS_SAVED_TO):
             location = text_or_none(value.get(key))
             # An output of a workflow may have that name and be anything.
             if location is not None and (_URI.fullmatch(location) or os.path.isabs(location)):

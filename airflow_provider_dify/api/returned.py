@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from airflow_provider_dify.api.uploads import is_path_object
 from airflow_provider_dify.api.values import shape_of
 from airflow_provider_dify.exceptions import DifyInvalidInputError
 
@@ -34,6 +35,19 @@ def inputs_and_files(returned: Any, function: str) -> tuple[dict[str, Any], list
         f"The function {function!r} must return the workflow's inputs as a mapping such as {{'text': 'hi'}}, inputs "
         f"and a list of files as a tuple of the two, or None for no inputs, and returned {shape}."
     )
+
+
+def without_path_objects(value: Any) -> Any:
+    """Return inputs or files as Airflow's database can keep them: a path object as the mapping that means the same."""
+    if is_path_object(value):
+        return {"path": str(value)}
+    if isinstance(value, Mapping):
+        # The one place where a path object stands in a mapping that names a file already.
+        return {
+            key: str(item) if key == "path" and is_path_object(item) else without_path_objects(item)
+            for key, item in value.items()
+        }
+    return [without_path_objects(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _is_list(value: Any) -> bool:

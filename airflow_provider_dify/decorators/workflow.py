@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, ParamSpec, Protocol, 
 
 from airflow.providers.common.compat.sdk import DecoratedOperator, context_merge, task_decorator_factory
 
-from airflow_provider_dify.api.inputs import check_inputs
-from airflow_provider_dify.api.returned import inputs_and_files
+from airflow_provider_dify.api.returned import inputs_and_files, without_path_objects
 from airflow_provider_dify.exceptions import DifyInvalidInputError
 from airflow_provider_dify.operators.workflow import DifyRunWorkflowOperator
 
@@ -99,7 +98,7 @@ class _DifyWorkflowDecoratedOperator(DecoratedOperator, DifyRunWorkflowOperator)
         A resumed task is another process, and the function may return something else there, or cost something.
         """
         if arguments.get("method_name") in _MAY_SUBMIT:
-            kwargs = {**(kwargs or {}), "returned": [check_inputs(self.inputs), self.files]}
+            kwargs = {**(kwargs or {}), "returned": without_path_objects([self.inputs, self.files])}
         super().defer(kwargs=kwargs, **arguments)
 
     def _restore(self, returned: Sequence[Any] | None) -> None:

@@ -30,6 +30,7 @@ from airflow_provider_dify.api.errors import without_retry_advice
 from airflow_provider_dify.api.events import Event, EventDecoder, task_id_in
 from airflow_provider_dify.api.flows import Flow, RunPages, find_runs, test_connection
 from airflow_provider_dify.api.following import ReadEvents
+from airflow_provider_dify.api.forms import InputForm
 from airflow_provider_dify.api.human_input import HumanInputForm
 from airflow_provider_dify.api.inputs import check_files, check_inputs, check_query, check_user
 from airflow_provider_dify.api.pauses import PAUSE_EVENTS_SECONDS, PauseReader
@@ -881,6 +882,19 @@ class DifyHook(BaseHook):
     async def aget_info(self) -> AppInfo:
         """Return what the server tells of the connection's app; see ``get_info``."""
         return await self._asend((await self.aapi()).info())
+
+    def get_parameters(self) -> InputForm:
+        """Return the app's input form: its variables with their types and limits, and how large uploads may be.
+
+        :raises DifyAppError: The app was never published.
+        :raises DifyUnsupportedError: The API contract has no input form.
+        :raises DifyError: The server could not be asked.
+        """
+        return self._send(self.api.input_form())
+
+    async def aget_parameters(self) -> InputForm:
+        """Return the app's input form; see ``get_parameters``."""
+        return await self._asend((await self.aapi()).input_form())
 
     def follow(self, flow: Generator[Request | ReadEvents, Any, T], log: Callable[[str], None]) -> T:
         """Do in the worker what a flow asks for, until it returns.

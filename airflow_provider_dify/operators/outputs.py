@@ -14,6 +14,7 @@ from airflow_provider_dify.api.filenames import distinct_names, safe_name
 from airflow_provider_dify.api.settings import MAX_FILE_BYTES, MAX_XCOM_BYTES
 from airflow_provider_dify.api.values import excerpt
 from airflow_provider_dify.exceptions import DifyError, DifyFileExpiredError
+from airflow_provider_dify.names import OUTPUTS_SAVED_TO, SAVED_TO
 
 if TYPE_CHECKING:
     from airflow_provider_dify.hooks.dify import DifyHook
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
 PARALLEL_DOWNLOADS = 4
 """Files that one task fetches at a time: a stock Dify has ten connections for everybody (API facts, section 12.1)."""
-
-SAVED_TO = "saved_to"
-OUTPUTS_SAVED_TO = "dify_outputs_saved_to"
 
 log = logging.getLogger(__name__)
 

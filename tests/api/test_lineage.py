@@ -68,7 +68,7 @@ def test_no_name_gives_access(scheme: str, user: str, password: str, signature: 
 class ObjectPath:
     """What an object-storage path looks like from outside."""
 
-    protocol = "s3"
+    fs = protocol = "s3"
 
     def __str__(self) -> str:
         return "s3://aws@bucket/key"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_dify.api.returned import inputs_and_files
+from airflow_provider_dify.api.returned import inputs_and_files, without_path_objects
 from airflow_provider_dify.exceptions import DifyInvalidInputError
 
 names = st.text(max_size=5)
@@ -52,3 +54,17 @@ def test_anything_else_is_refused_by_its_shape(returned: Any, shape: str) -> Non
         inputs_and_files(returned, "summarize")
     assert "The function 'summarize' must return the workflow's inputs" in str(caught.value)
     assert str(caught.value).endswith(f"and returned {shape}.")
+
+
+@given(
+    st.recursive(inputs | files | st.none(), lambda each: st.lists(each) | st.dictionaries(names, each), max_leaves=5)
+)
+def test_what_json_can_carry_is_kept_as_it_is(value: Any) -> None:
+    assert without_path_objects(value) == value == json.loads(json.dumps(value))
+
+
+def test_path_objects_are_kept_as_what_means_the_same() -> None:
+    path = Path("/a/b.txt")
+    kept = without_path_objects([{"doc": path, "docs": (path, "x")}, [path, {"path": path, "type": "document"}], None])
+    named = {"path": "/a/b.txt"}
+    assert kept == [{"doc": named, "docs": [named, "x"]}, [named, {**named, "type": "document"}], None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,6 +65,28 @@ def test_a_submission_that_waits_its_turn_sends_what_was_returned_first(
         task = DecoratedTask(lambda: ({"text": "x"}, []), store=True, deferrable=deferrable)
         assert task.run() == {"text": "x"}
         assert (task.calls, len(server.runs)) == (1, 1)
+
+
+@modes
+def test_path_objects_are_uploaded_also_after_a_deferral(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, deferrable: bool
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("words")
+    workflow = Workflow("read", inputs=(Input("doc", type="file"),), outputs={"ok": "yes"})
+    with DifyServer([workflow], time_scale=0.01) as server:
+        connect(monkeypatch, server, "read")
+        # A second try without a state store looks for the run of the first one, deferred, before it submits.
+        task = DecoratedTask(
+            lambda: ({"doc": path}, [path, {"path": path}]), store=False, deferrable=deferrable, timeout=5
+        )
+        with death("before the POST"):
+            task.run()
+        assert task.retry() == {"ok": "yes"}
+        (sent,) = [request.json for request in server.requests if request.path.endswith("/run")]
+        names = [sent["inputs"]["doc"], *sent["files"]]
+        assert {each["transfer_method"] for each in names} == {"local_file"}
+        assert (task.calls, len(server.runs)) == (2, 1)
 
 
 @modes

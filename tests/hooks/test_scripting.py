@@ -16,7 +16,7 @@ from airflow_provider_dify.api.runs import AppInfo, LoggedRun, RunStatus
 from airflow_provider_dify.hooks.dify import DifyHook
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
-from airflow_provider_dify.testing.workflows import Workflow
+from airflow_provider_dify.testing.workflows import Input, Workflow
 from tests.hooks.support import VERSIONS, Face, Start, http, serving, texts_of
 
 versions = pytest.mark.parametrize("version", VERSIONS)
@@ -61,6 +61,28 @@ def pages(server: DifyServer) -> list[str]:
 def test_the_app(dify: Start, face: Face, version: str) -> None:
     dify("both", workflows=[Workflow("both", description="Does both.")], emulate=version)
     assert face("get_info") == AppInfo("both", "workflow", version, "Does both.", (), "admin")
+
+
+@versions
+def test_the_input_form(dify: Start, face: Face, version: str) -> None:
+    fields = (
+        Input("text", type="paragraph", max_length=7),
+        Input("size", type="select", options=("S", "L"), required=False),
+    )
+    dify("form", workflows=[Workflow("form", inputs=fields)], emulate=version)
+    form = face("get_parameters")
+    assert list(form.fields) == ["text", "size"]
+    text, choice = form.fields.values()
+    assert (text.type, text.required, text.max_length) == ("paragraph", True, 7)
+    assert (choice.type, choice.required, choice.options) == ("select", False, ("S", "L"))
+    assert form.limits["image"] == 10 * 1024 * 1024
+    assert form.server_version == version
+
+
+def test_the_form_of_an_app_that_was_never_published(dify: Start, face: Face) -> None:
+    dify("new", workflows=[Workflow("new", published=False)])
+    with pytest.raises(ex.DifyAppError):
+        face("get_parameters")
 
 
 def test_all_runs_are_listed_once_over_as_many_pages_as_it_takes(dify: Start, face: Face) -> None:
@@ -265,6 +287,7 @@ def test_a_token_is_told_by_no_error(dify: Start, face: Face, naps: list[float])
 
 ASKS: list[tuple[str, dict[str, Any]]] = [
     ("get_info", {}),
+    ("get_parameters", {}),
     ("get_human_input_form", {"form_token": "t"}),
     ("submit_human_input", {"form_token": "t", "action": "approve"}),
 ]

@@ -17,7 +17,7 @@ from referencing import Registry, Resource
 import airflow_provider_dify
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
-from airflow_provider_dify.testing.workflows import Workflow
+from airflow_provider_dify.testing.workflows import OutputFile, Workflow
 from tests.faults.tries import Task, connect, death, modes
 from tests.hooks.support import KEY, Start
 
@@ -182,6 +182,30 @@ def test_files_are_data_sets(dify: Start) -> None:
             ("https://files.example.com", "/a.pdf")
         ]
         assert "s3cret" not in json.dumps(event)
+
+
+@modes
+def test_saved_files_and_outputs_are_data_sets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, deferrable: bool
+) -> None:
+    workflow = Workflow("report", outputs={"report": OutputFile("report.txt", b"words"), "rest": "x" * 300})
+    with DifyServer([workflow], time_scale=0.01) as server:
+        connect(monkeypatch, server, "report")
+        task = Task(
+            store=False,
+            deferrable=deferrable,
+            output_files_to=str(tmp_path / "files"),
+            outputs_to=str(tmp_path / "outputs"),
+            max_xcom_bytes=100,
+        )
+        task.run()
+        (run,) = server.runs
+    written = sorted(str(path) for path in tmp_path.rglob("*") if path.is_file())
+    assert len(written) == 2
+    assert sorted((each["namespace"], each["name"]) for each in told(task)["outputs"]) == [
+        ("file", name) for name in written
+    ]
+    assert all(run.id in name for name in written)
 
 
 def test_an_error_text_that_repeats_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
