@@ -35,8 +35,12 @@ class Address:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What of the URL must not be told: the values of its query, without which nobody reads the file."""
-        return tuple(value for _, value in parse_qsl(urlsplit(self.url).query) if len(value) > 20)
+        """What of the URL must not be told: the long values of its query, without which nobody reads the file."""
+        query = urlsplit(self.url).query
+        values = [value for _, value in parse_qsl(query)]
+        # As they stand in the URL too, which is how a client logs them.
+        values += [pair.partition("=")[2] for pair in query.split("&")]
+        return tuple(sorted({value for value in values if len(value) > 20}))
 
 
 def files_in(outputs: Any) -> dict[str, dict[str, Any]]:
