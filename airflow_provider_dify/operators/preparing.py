@@ -81,8 +81,9 @@ def prepare(task: DifyRunWorkflowOperator, hook: DifyHook, *, user: str) -> Prep
         if folder:
             # A store that Airflow does not know would only be noticed when the run has been paid for.
             storage_path(folder)
-    passed, form = _checked(task, hook)
-    uploads, given = passed.to_upload, check_inputs(task.inputs, paths=True)
+    given = check_inputs(task.inputs, paths=True)
+    passed, form = _checked(task, hook, given)
+    uploads = passed.to_upload
     if not uploads:
         return passed.with_ids({}, given)
     if hook.connection.api_contract == WORKFLOW_RUNS:
@@ -94,31 +95,33 @@ def prepare(task: DifyRunWorkflowOperator, hook: DifyHook, *, user: str) -> Prep
     return passed.with_ids(upload_all(hook, uploads, user=user, limits=limits.limits), given)
 
 
-def _checked(task: DifyRunWorkflowOperator, hook: DifyHook) -> tuple[Passed, InputForm | None]:
+def _checked(
+    task: DifyRunWorkflowOperator, hook: DifyHook, given: Mapping[str, Any]
+) -> tuple[Passed, InputForm | None]:
     """Return what the task passes in, held against the app's form where that is to be and can be read.
 
     A form that this process has known for a while may be out of date: before inputs are refused it is asked for again.
     """
     if not task.validate_inputs:
-        return _understood(task, hook, None), None
+        return _understood(task, hook, given, None), None
     if task.workflow_id is not None:
         log.info("Inputs are not checked here, since workflow_id names a version whose input form may be another one.")
-        return _understood(task, hook, None), None
+        return _understood(task, hook, given, None), None
     known = hook.known_form()
     if known.form is None:
         log.info("Inputs are not checked here, since the app's input form cannot be read: %s", known.reason)
-        return _understood(task, hook, None), None
+        return _understood(task, hook, given, None), None
     try:
-        return _fitting(task, hook, known.form), known.form
+        return _fitting(task, hook, given, known.form), known.form
     except DifyInvalidInputError:
         newer = None if known.is_new else hook.known_form(fresh=True).form
         if newer is None:
             raise
-        return _fitting(task, hook, newer), newer
+        return _fitting(task, hook, given, newer), newer
 
 
-def _fitting(task: DifyRunWorkflowOperator, hook: DifyHook, form: InputForm) -> Passed:
-    passed = _understood(task, hook, form)
+def _fitting(task: DifyRunWorkflowOperator, hook: DifyHook, given: Mapping[str, Any], form: InputForm) -> Passed:
+    passed = _understood(task, hook, given, form)
 
     def drafted(value: Any) -> Any:
         if isinstance(value, list):
@@ -129,10 +132,12 @@ def _fitting(task: DifyRunWorkflowOperator, hook: DifyHook, form: InputForm) -> 
     return passed
 
 
-def _understood(task: DifyRunWorkflowOperator, hook: DifyHook, form: InputForm | None) -> Passed:
+def _understood(
+    task: DifyRunWorkflowOperator, hook: DifyHook, given: Mapping[str, Any], form: InputForm | None
+) -> Passed:
     files = check_files_or_paths(
         task.files,
         file_types=form.file_types if form is not None else (),
         opaque_ids=hook.connection.api_contract == WORKFLOW_RUNS,
     )
-    return Passed(with_uploads(check_inputs(task.inputs, paths=True), form), files)
+    return Passed(with_uploads(given, form), files)

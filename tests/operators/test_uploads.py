@@ -307,6 +307,21 @@ def test_waiting_for_a_turn_uploads_nothing_again(
     assert len(server.runs) == 1
 
 
+def test_a_task_that_waits_its_turn_keeps_only_what_was_made_of_its_files(
+    monkeypatch: pytest.MonkeyPatch, server: DifyServer, document: Path
+) -> None:
+    from airflow.providers.common.compat.sdk import TaskDeferred
+
+    server.inject(Fault("submit", "too_many_requests", status=429, times=2))
+    for inputs, kept in (('{"text": "long"}', set()), (f'{{"text": "long", "doc": "{document}"}}', {"doc"})):
+        given = task(monkeypatch, server, inputs=inputs, deferrable=True)
+        context: Any = {"ti": given.ti}
+        with pytest.raises(TaskDeferred) as deferred:
+            given.operator.execute(context)
+        prepared = (deferred.value.kwargs or {})["submission"]["prepared"]
+        assert (prepared["inputs"].keys(), prepared["files"]) == (kept, [])
+
+
 def test_uploads_run_side_by_side_within_bounds(
     monkeypatch: pytest.MonkeyPatch, server: DifyServer, tmp_path: Path
 ) -> None:
