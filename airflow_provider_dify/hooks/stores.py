@@ -12,6 +12,8 @@ from typing import Any, BinaryIO, Protocol
 from airflow_provider_dify.api.uploads import shown
 from airflow_provider_dify.exceptions import DifyError, DifyFileError, DifyInvalidInputError
 
+# In these a folder is part of an object's name, and making one could make a bucket.
+_BUCKETS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "r2"})
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
 
 
@@ -148,7 +150,7 @@ def writing(path: Any) -> Iterator[tuple[Writable, str]]:
     part = path.parent / f".{path.name[:100]}.{uuid.uuid4().hex}.part"
     fs: Any = path.fs
     try:
-        if _is_local(fs):
+        if _has_folders(fs):
             fs.makedirs(path.parent.path, exist_ok=True)
         stream = fs.open(part.path, "wb")
     except Exception as error:
@@ -196,6 +198,7 @@ class _Guarded:
             raise _failed(self._path, error) from error
 
 
-def _is_local(fs: Any) -> bool:
+def _has_folders(fs: Any) -> bool:
+    """Tell whether a folder must be there before a file is written into it, as on a disk, and not only a bucket."""
     protocol = fs.protocol
-    return "file" in ((protocol,) if isinstance(protocol, str) else tuple(protocol))
+    return not _BUCKETS.intersection((protocol,) if isinstance(protocol, str) else protocol)
