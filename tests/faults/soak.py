@@ -15,8 +15,9 @@ import random
 import signal
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +108,12 @@ def soak(runs: int, seconds: float, seed: int, home: Path) -> list[str]:
                 wait_for("the end", lambda: has_ended(airflow), 60 * LIMIT / 10)
             states = airflow.rows("SELECT map_index, state, dag_id FROM task_instance WHERE run_id = ?", RUN_ID)
             wrong = [f"{dag} {index} is {state}" for index, state, dag in states if state != "success"]
+            tries = sum(number for (number,) in airflow.rows("SELECT try_number FROM task_instance"))
             if len(states) != runs:
                 wrong.append(f"{len(states)} task instances instead of {runs}")
         wrong += faults_of(dify, runs)
-        tries = len(dify.runs) - runs
-        print(f"{len(dify.runs)} Dify runs, {tries} of them in place of lost ones; harms: {dict(disturber.harms)}")
+        ends = Counter(run.status for run in dify.runs)
+        print(f"{runs} tasks, {tries} tries, {len(dify.runs)} Dify runs {dict(ends)}; harms {dict(disturber.harms)}")
     return wrong
 
 
@@ -134,6 +136,10 @@ def faults_of(dify: DifyServer, tasks: int) -> list[str]:
         rest = {run.status for run in runs} - {"succeeded"}
         if len(succeeded) != 1 or not rest <= {"lost", "stopped"}:
             wrong.append(f"{user}: {[run.status for run in runs]}")
+        for earlier, later in pairwise(sorted(runs, key=lambda run: run.created_at)):
+            # A stop takes Dify up to a second.
+            if earlier.finished_at is None or earlier.finished_at > later.created_at + 1:
+                wrong.append(f"{user}: {later.id} was started while {earlier.id} was {earlier.status}")
     return wrong
 
 
