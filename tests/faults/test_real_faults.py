@@ -134,6 +134,9 @@ def cleared_after_success(stage: Stage, mode: str) -> None:
     run_id = f"cleared-succeeded-{mode}"
     stage.start(f"run_{mode}", run_id, seconds=1)
     assert stage.wait_until_ended(run_id) == "success"
+    # A scheduler that is about to end the DAG run would write over the clear.
+    ended = "SELECT 1 FROM dag_run WHERE run_id = ? AND state = 'success'"
+    wait_for("the end of the DAG run", lambda: stage.airflow.rows(ended, run_id), LIMIT)
     stage.airflow.rest.clear(f"run_{mode}", run_id, "run")
     wait_for("a second run", lambda: len(stage.runs(run_id)) == 2, LIMIT)
     assert stage.wait_until_ended(run_id) == "success"
