@@ -118,7 +118,11 @@ def test_two_lives_never_share_a_marker(retries: int, earlier_life: int, growth:
 
 
 def test_what_a_try_has_written_down_can_be_read_again() -> None:
-    for submitted in (Submitted(2, "m"), Submitted(2, "m", "run", "task")):
+    for submitted in (
+        Submitted(2, "m"),
+        Submitted(2, "m", "run", "task"),
+        Submitted(2, "m", "run", None, number=1, settled=True),
+    ):
         assert Submitted.read(submitted.as_json()) == submitted
 
 
@@ -211,3 +215,25 @@ def test_an_earlier_run_that_cannot_be_read_is_an_error_and_never_a_new_run(erro
     with pytest.raises(type(error)):
         ask(look)
     assert seconds <= times[-1] <= seconds + 5
+
+
+@pytest.mark.parametrize(
+    ("number", "life", "retries", "kept", "expected"),
+    [
+        # The first life: three tries.
+        (2, 2, 2, Submitted(2, "m", number=1), True),
+        (2, 2, 2, Submitted(2, "m", number=None), True),
+        # Cleared after one try.
+        (2, 3, 2, Submitted(2, "m", number=1), False),
+        (3, 3, 2, Submitted(3, "m", number=2), True),
+        # Cleared after one try, and retries lowered from 5 to 4 before: max_tries is the same.
+        (2, 5, 4, Submitted(5, "m", number=1), False),
+        (3, 5, 4, Submitted(5, "m", number=2), True),
+        # More tries than max_tries allows for: a scheduler has reset the task.
+        (5, 2, 2, Submitted(2, "m", number=4), True),
+    ],
+)
+def test_a_note_is_of_this_life_where_a_try_of_it_has_written_it(
+    number: int, life: int, retries: int, kept: Submitted, expected: bool
+) -> None:
+    assert a_try(number, life, retries).shares_life_with(kept) is expected
