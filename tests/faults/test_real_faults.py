@@ -73,6 +73,10 @@ class Stage:
         known = "SELECT 1 FROM xcom WHERE run_id = ? AND key = 'workflow_run_id'"
         return "_worker" in self.dag_of(run_id) and bool(self.airflow.rows(known, run_id))
 
+    def is_looked_at(self, run_id: str) -> bool:
+        ids = tuple(run.id for run in self.runs(run_id))
+        return any(each.method == "GET" and each.path.endswith(ids) for each in self.dify.requests)
+
     def dag_of(self, run_id: str) -> str:
         return str(self.airflow.rows("SELECT dag_id FROM dag_run WHERE run_id = ?", run_id)[0][0])
 
@@ -165,6 +169,8 @@ def frozen_worker(stage: Stage) -> None:
     run_id = "frozen-worker"
     stage.start("run_worker", run_id, seconds=120)
     stage.wait_until_waited_for(run_id)
+    # A process that is frozen in a call to Airflow cannot ask what has become of its task, and stops its run.
+    wait_for("a look at the run", lambda: stage.is_looked_at(run_id), LIMIT)
     (pid,) = stage.airflow.rows("SELECT pid FROM task_instance WHERE run_id = ?", run_id)[0]
     worker = psutil.Process(pid)
     processes = [worker.parent(), worker]
