@@ -180,6 +180,11 @@ def test_every_page_is_in_the_navigation() -> None:
     assert named == {path.name for path in (ROOT / "docs").glob("*.md")}
 
 
+def test_every_file_of_rules_has_its_line_in_the_architecture() -> None:
+    told = set(re.findall(r"`api/(\w+)\.py`", text_of("docs/architecture.md")))
+    assert told == {path.stem for path in (PACKAGE / "api").glob("*.py")} - {"__init__"}
+
+
 def targets() -> set[str]:
     return set(re.search(r"^\.PHONY:(.*)$", text_of("Makefile"), re.MULTILINE)[1].split())
 
