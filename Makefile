@@ -14,7 +14,8 @@ SOAK_SEED ?= 7
 # All tests run on the newest and the oldest Airflow; on those between them, the tests whose outcome depends on Airflow.
 MATRIX := 3.0.6 3.1.8 3.2.2
 MATRIX_TESTS := $(wildcard tests/test_*.py) tests/hooks tests/operators tests/sensors tests/triggers tests/links tests/decorators \
-	tests/integration tests/faults/test_submission_and_tries.py tests/faults/test_deadlines_and_lives.py
+	tests/integration/test_example_dags.py::test_an_example_works tests/integration/test_secrets.py \
+	tests/integration/test_real_airflow.py tests/faults/test_submission_and_tries.py tests/faults/test_deadlines_and_lives.py
 PORT ?= 0
 
 # make demo DIFY_BASE_URL=… DIFY_API_KEY=… DIFY_INPUTS='{"text": "hi"}' runs the workflow of a real server.
