@@ -7,6 +7,11 @@ BIN := $(VENV)/bin
 CONSTRAINTS := constraints/airflow-$(AIRFLOW_VERSION).txt
 READY := $(VENV)/.ready
 WORKERS ?= 4
+BENCH_AIRFLOW := 3.3.2
+BENCH_VENV := .venvs/bench
+BENCH_CONSTRAINTS := constraints/airflow-$(BENCH_AIRFLOW).txt
+BENCH_READY := $(BENCH_VENV)/.ready
+BENCH_ARGS ?=
 PYTEST_ARGS ?=
 SOAK_RUNS ?= 30
 SOAK_SECONDS ?= 60
@@ -22,7 +27,7 @@ PORT ?= 0
 export DIFY_BASE_URL DIFY_API_KEY DIFY_INPUTS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test matrix faults lint format docs wheel constraints clean
+.PHONY: help setup up down demo test bench matrix faults lint format docs wheel constraints clean
 
 help:
 	@echo "make demo        run a workflow from a DAG, against a local Dify server"
@@ -31,6 +36,7 @@ help:
 	@echo "make test        run all tests; AIRFLOW_VERSION=2.11.2 chooses another Airflow, PYTEST_ARGS=… a selection"
 	@echo "make faults      kill Airflow's real processes, with PostgreSQL, whose programs must be installed"
 	@echo "make matrix      run the tests that depend on Airflow on $(MATRIX)"
+	@echo "make bench       measure waiting beside the triggers of other providers; BENCH_ARGS=--help tells more"
 	@echo "make lint        ruff and mypy"
 	@echo "make format      let ruff rewrite what it can"
 	@echo "make docs        build the documentation into site/"
@@ -47,6 +53,21 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 	@touch $@
 
 setup: $(READY)
+
+# The peers' providers ask for packages of their own, which the tests do without.
+$(BENCH_READY): pyproject.toml $(BENCH_CONSTRAINTS)
+	@echo "Setting up Airflow $(BENCH_AIRFLOW) beside the peers' providers in $(BENCH_VENV) …"
+	@$(PYTHON) -m venv --clear $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.7"
+	@$(BENCH_VENV)/bin/uv pip install --quiet --python $(BENCH_VENV)/bin/python --constraint $(BENCH_CONSTRAINTS) \
+		"apache-airflow==$(BENCH_AIRFLOW)" --editable ".[testing]" --group dev --group bench
+	@# Without its SQL connector, which asks for an older dateutil than this Airflow and is none of the trigger's.
+	@$(BENCH_VENV)/bin/uv pip install --quiet --python $(BENCH_VENV)/bin/python --no-deps \
+		"apache-airflow-providers-databricks==7.23.0"
+	@touch $@
+
+bench: $(BENCH_READY)
+	@$(BENCH_VENV)/bin/python -m benchmarks.waiting $(BENCH_ARGS)
 
 demo: $(READY)
 	@$(BIN)/python scripts/demo.py

@@ -7,7 +7,7 @@ import json
 import mimetypes
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -957,8 +957,8 @@ class DifyHook(BaseHook):
             else:
                 log(request.line)
 
-    async def _anap(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+    def _anap(self, seconds: float) -> Awaitable[None]:
+        return asyncio.sleep(seconds)
 
     def _look_up(self, user: str, *, timeout: float | None = None) -> LogPage | DifyError:
         try:

@@ -141,7 +141,6 @@ class AsyncFollowing:
 
     def __init__(self, hook: DifyHook) -> None:
         self._hook = hook
-        self._items: asyncio.Queue[Event | _End] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> AsyncFollowing:
@@ -175,7 +174,8 @@ class AsyncFollowing:
         slot = StreamSlot.take(connection.base_url)
         if slot is None:
             return False
-        self._items = asyncio.Queue()
+        # Not before it is needed: a triggerer holds thousands of waits, and few of them follow events.
+        self._items: asyncio.Queue[Event | _End] = asyncio.Queue()
         self._task = asyncio.create_task(self._pump(request, slot, self._items))
         return True
 

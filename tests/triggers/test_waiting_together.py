@@ -421,7 +421,8 @@ def test_hours_of_coming_and_going_leave_nothing(dify: Dify) -> None:
         roll = held[0]._roll
         assert len(roll._waiting) == 1
         assert len(roll._seen) + len(roll._ended) + len(roll._passed_over) <= 45
-        assert len(held[0]._asleep) + len(held[0]._awaiting) <= 1
+        assert (len(held[0]._waiting), len(held[0]._awaiting)) == (1, 0)
+        assert len(held[0]._alarms._ticks) <= 60
         await task
 
     dify.run(hours())
