@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 from airflow_provider_dify.api.calls import LOGS_MAX_LIMIT
 from airflow_provider_dify.api.runs import LogPage, RunStatus, WorkflowRun
@@ -66,6 +67,7 @@ class Await:
     """A sweep that is under way, or about to begin, may answer the look."""
 
 
+_FAR_FUTURE = 10**11
 _ASK, _AWAIT = Ask(), Await()
 _KNOWN = {status: Known(status) for status in RunStatus}
 
@@ -195,7 +197,7 @@ class RollCall:
         if waiting is None:
             return
         waiting.known = run.status
-        if run.created_at is not None:
+        if _is_moment(run.created_at):
             waiting.created = run.created_at
         seen = self._seen.get(run_id)
         waiting.refuted = seen[0] if seen is not None and seen[0] is not run.status else None
@@ -261,7 +263,7 @@ class RollCall:
                 sweep._unshown.discard(run_id)
                 self._passed_over.pop(run_id, None)
                 waiting.missed = 0
-                if row.created_at is not None:
+                if _is_moment(row.created_at):
                     waiting.created = row.created_at
             # Of two rows that contradict each other the one with news counts.
             if run_id in sweep._news:
@@ -275,15 +277,16 @@ class RollCall:
         self._learn_version(page.server_version)
         return calls
 
-    def end(self, sweep: Sweep, now: float, chance: float) -> None:
+    def end(self, sweep: Sweep, now: float, chance: float) -> list[str]:
         """End a sweep, and fix when the next one begins.
 
         :param chance: A random number from 0 to 1, for the jitter.
+        :return: Runs that are looked at by themselves from now on.
         """
         if sweep is not self._sweep:
-            return
+            return []
         self._sweep, self._failures = None, 0
-        self._pass_over(sweep, now)
+        passed_over = self._pass_over(sweep, now)
         took, pages = now - sweep.began, max(sweep._taken, 1)
         self._pages_before = pages
         gap = max(self._interval(sweep._shown, pages), took * (1 + REST_SHARE))
@@ -296,6 +299,7 @@ class RollCall:
             # Single looks cost no more than such pages, and tell more.
             self._poor = 0
             self._pause(now, PASS_OVER_SECONDS)
+        return passed_over
 
     def fail(self, error: BaseException, now: float) -> None:
         """End a sweep of which no page came; looks are single ones for a while, which grows."""
@@ -318,8 +322,9 @@ class RollCall:
             return False
         return until is not None
 
-    def _pass_over(self, sweep: Sweep, now: float) -> None:
+    def _pass_over(self, sweep: Sweep, now: float) -> list[str]:
         """Leave runs out of the next sweeps that this one did not show: too old, too new, or not of this app."""
+        passed_over = []
         for run_id in sweep._unshown:
             waiting = self._waiting.get(run_id)
             if waiting is None:
@@ -327,6 +332,8 @@ class RollCall:
             waiting.missed += 1
             if sweep._has_more or waiting.missed > 1:
                 self._passed_over[run_id] = now + PASS_OVER_SECONDS
+                passed_over.append(run_id)
+        return passed_over
 
     def _interval(self, shown: Iterable[str], pages: int) -> float:
         """Return the seconds between two sweeps: never more requests than single looks would be, nor later ones."""
@@ -350,3 +357,7 @@ class RollCall:
         elif asked_at - ended_at >= LAG_SECONDS:
             self._ended.clear()
             self._pause(asked_at, DISTRUST_SECONDS)
+
+
+def _is_moment(seconds: int | None) -> TypeGuard[int]:
+    return seconds is not None and 0 <= seconds < _FAR_FUTURE

@@ -19,6 +19,8 @@ from airflow_provider_dify.exceptions import (
 # A run's row can lag behind the event that names it (API facts 3.2): only a run unknown for this long is unknown.
 UNKNOWN_GRACE_SECONDS = 10.0
 MAX_FAILURES_IN_A_ROW = 60
+# For a run that the driver watches: often enough for the line a minute in the log.
+WATCHED_SECONDS = 20.0
 # Airflow measures execution_timeout from an earlier moment than the deadline can know, and deals with it
 # without asking the operator: the provider's own deadline must strike first to stop the run and to say why.
 EXECUTION_TIMEOUT_MARGIN_SECONDS = 5.0
@@ -73,10 +75,14 @@ class Deadline:
 
 @dataclass(frozen=True)
 class Look:
-    """What one look brought: a run, or the error that came instead."""
+    """What one look brought: a run, or the error that came instead.
+
+    :param watched: Whether the driver cuts the next sleep short when the run changes, so that it may be a long one.
+    """
 
     run: WorkflowRun | None = None
     error: DifyError | None = None
+    watched: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,8 @@ class Watch:
             return watch, TimedOut(watch.status)
         retry_after = look.error.retry_after if isinstance(look.error, (DifyRateLimitError, DifyServerError)) else None
         wait = schedule.delay(watch.looks, watch.failures, retry_after, chance)
+        if look.watched:
+            wait = max(wait, WATCHED_SECONDS * (0.9 + 0.2 * chance))
         if isinstance(look.error, DifyNotFoundError) and watch.unknown_since is not None:
             wait = min(wait, max(watch.unknown_since + UNKNOWN_GRACE_SECONDS - now, schedule.first))
         return watch, Wait(min(wait, left))

@@ -118,7 +118,7 @@ class StartedRun:
     settled: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LoggedRun:
     """A row of the workflow logs: enough to find a run, not enough to use its outputs.
 
@@ -291,15 +291,23 @@ def parse_log_page(payload: Any, server_version: str | None = None) -> LogPage:
     )
 
 
+def _status_or_none(value: Any, error: str | None) -> RunStatus | None:
+    try:
+        return _status(value, error, "A row of the workflow logs")
+    except DifyResponseError:
+        return None
+
+
 def _logged_run(row: Any) -> LoggedRun | None:
     run = row.get("workflow_run") if isinstance(row, dict) else None
     run_id = text_or_none(run.get("id")) if isinstance(run, dict) else None
     if run_id is None or not isinstance(run, dict):
         return None
     error = text_or_none(run.get("error"))
-    try:
-        status = _status(run.get("status"), error, "A row of the workflow logs")
-    except DifyResponseError:
+    told = run.get("status")
+    # Most rows of a page that is asked for again and again are of runs that go on.
+    status = RunStatus.RUNNING if told == "running" else _status_or_none(told, error)
+    if status is None:
         return None
     end_user, account = row.get("created_by_end_user"), row.get("created_by_account")
     return LoggedRun(

@@ -65,6 +65,8 @@ def number_or_none(value: Any) -> float | None:
 
 def int_or_none(value: Any) -> int | None:
     """Return a whole number, also out of a numeric string, or None for anything else."""
+    if type(value) is int:
+        return value
     number = number_or_none(value)
     return None if number is None else int(number)
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import hashlib
 import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from copy import copy
 from datetime import datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
 from airflow_provider_dify.api.batching import Await, Known, RollCall, Sweep
 from airflow_provider_dify.api.calls import Operation, contract
+from airflow_provider_dify.api.errors import Answer
 from airflow_provider_dify.api.polling import Deadline, Look
 from airflow_provider_dify.api.runs import LogPage, RunStatus, WorkflowRun
 from airflow_provider_dify.exceptions import (
@@ -46,6 +49,9 @@ LAST_LOOK_SECONDS = 0.5
 
 SWEEP_SECONDS = 60.0
 """A look waits no longer than this for a sweep."""
+
+SPREAD_SECONDS = 5.0
+"""Over how long those are woken that were watched, when nobody asks for pages any more."""
 
 TICK_SECONDS = 0.1
 TOGETHER_SECONDS = 1.0
@@ -80,6 +86,7 @@ class Poller:
         self._keeper: asyncio.Task[None] | None = None
         self._gate = Gate(MAX_CONNECTIONS)
         self._roll = RollCall()
+        self._pages: dict[int, tuple[bytes, str | None, LogPage]] = {}
         self._alarms = Alarms()
         self._waiting: dict[str, list[PolledHook]] = {}
         self._awaiting: set[PolledHook] = set()
@@ -255,6 +262,16 @@ class Poller:
             _log.warning("Runs over the connection %r are looked at one by one: %r", self._conn_id, error)
             self._roll.fail(error, asyncio.get_running_loop().time())
         self._wake_awaiting()
+        if not keeper.cancelled():
+            self._watch_no_longer()
+
+    def _watch_no_longer(self) -> None:
+        """Let each look at its run itself, though not all at the same moment."""
+        loop = asyncio.get_running_loop()
+        for members in self._waiting.values():
+            for member in members:
+                if member.asleep is not None and not member.asleep.done():
+                    loop.call_later(random.random() * SPREAD_SECONDS, _wake, member.asleep)
 
     async def _keep(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -269,15 +286,19 @@ class Poller:
         clock = asyncio.get_running_loop().time
         try:
             at_once = (await self.connection()).max_connections
-            sweep = self._roll.begin(clock())
+            sweep, asked = self._roll.begin(clock()), 0
             while numbers := self._roll.pages(sweep, at_once):
                 if len(numbers) == 1:
                     pages = [await self._page(sweep, numbers[0])]
                 else:
                     pages = await asyncio.gather(*(self._page(sweep, number) for number in numbers))
+                asked = numbers[-1]
                 for asked_at, page in pages:
                     self._call(self._roll.take(sweep, page, asked_at), page)
-            self._roll.end(sweep, clock(), random.random())
+            for run_id in self._roll.end(sweep, clock(), random.random()):
+                for member in self._waiting[run_id]:
+                    _wake(member.asleep)
+            self._pages = {number: page for number, page in self._pages.items() if number <= asked}
         except DifyError as error:
             _log.debug("Runs over the connection %r are looked at one by one: %s", self._conn_id, error)
             self._roll.fail(error, clock())
@@ -287,8 +308,17 @@ class Poller:
     async def _page(self, sweep: Sweep, number: int) -> tuple[float, LogPage]:
         asked_at = asyncio.get_running_loop().time()
         after = datetime.fromtimestamp(sweep.created_after, timezone.utc)
-        api = contract((await self.connection()).api_contract)
-        return asked_at, await self.send(api.logs(created_after=after, page=number), retry=False)
+        logs = contract((await self.connection()).api_contract).logs(created_after=after, page=number)
+        operation = Operation(logs.call, partial(self._page_in, number, logs.parse))
+        return asked_at, await self.send(operation, retry=False)
+
+    def _page_in(self, number: int, parse: Callable[[Answer], LogPage], answer: Answer) -> LogPage:
+        """Read a page, unless it is the one of the last time, byte for byte: then nothing on it has changed."""
+        digest = hashlib.blake2b(answer.body, digest_size=16).digest()
+        version, before = answer.server_version, self._pages.get(number)
+        if before is None or before[:2] != (digest, version):
+            before = self._pages[number] = digest, version, parse(answer)
+        return before[2]
 
     def _call(self, run_ids: Iterable[str], page: LogPage) -> None:
         for run_id in run_ids:
@@ -355,10 +385,18 @@ class PolledHook(DifyHook):
         self._run_id: str | None = None
         self._deadline = Deadline(0.0)
         self._wants_whole_run = False
+        self._is_watched = False
         self.asleep: asyncio.Future[None] | None = None
 
     def wait_for(
-        self, workflow_run_id: str, *, since: float, longest: float, deadline: Deadline, whole: bool = False
+        self,
+        workflow_run_id: str,
+        *,
+        since: float,
+        longest: float,
+        deadline: Deadline,
+        whole: bool = False,
+        watched: bool = True,
     ) -> None:
         """Say which run is waited for, before the first look at it.
 
@@ -366,7 +404,9 @@ class PolledHook(DifyHook):
         :param longest: Seconds between looks at most.
         :param deadline: When waiting ends; the look at this moment is always a GET of the run.
         :param whole: Whether the first look must bring the run with its inputs.
+        :param watched: Whether the sleeps of the wait are slept here, and can be cut short.
         """
+        self._is_watched = watched
         self._run_id, self._deadline, self._wants_whole_run = workflow_run_id.lower(), deadline, whole
         self._shared.enrol(self, self._run_id, since=since, longest=longest)
 
@@ -389,7 +429,7 @@ class PolledHook(DifyHook):
         if not self._wants_whole_run and not self._is_last_look():
             status = await self._shared.status(self, run_id, self._deadline.left(time.time()) - LAST_LOOK_SECONDS)
             if status is not None:
-                return Look(run=WorkflowRun(workflow_run_id, status))
+                return Look(run=WorkflowRun(workflow_run_id, status), watched=self._is_watched)
         look = await super().alook(workflow_run_id, timeout=timeout)
         if look.run is not None:
             self._wants_whole_run = False

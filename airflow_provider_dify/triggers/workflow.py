@@ -166,6 +166,7 @@ class DifyWorkflowRunTrigger(_DifyTrigger):
             longest=self.max_poll_interval,
             deadline=deadline,
             whole=self.follow_events and self.user is None,
+            watched=not self.follow_events,
         )
         wait = wait_for_run(
             self.workflow_run_id,

@@ -271,6 +271,14 @@ def test_the_oldest_run_sets_where_pages_begin() -> None:
     assert 5000 - 40 <= roll.begin(3.0).created_after <= 5000 - 30
 
 
+@pytest.mark.parametrize("created_at", [-1, 10**12, 10**400])
+def test_moments_that_cannot_be_are_passed_over(created_at: int) -> None:
+    roll = roll_of("a", "b", since=5000.0)
+    for run in ("a", "b"):
+        roll.learn(WorkflowRun(run, RUNNING, created_at=created_at), run, 1.0)
+    assert 4900 < roll.begin(2.0).created_after < 5000
+
+
 steps = st.lists(
     st.tuples(
         st.sampled_from(["join", "leave", "learn", "sweep", "fail", "forget", "answer"]),

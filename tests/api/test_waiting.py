@@ -166,6 +166,15 @@ def test_a_refused_key_ends_the_wait_at_once() -> None:
     assert driver.looks == [1]
 
 
+def test_a_watched_run_is_looked_at_seldom_and_at_the_deadline() -> None:
+    driver = Driver(lambda elapsed: Look(run=WorkflowRun("run-1", RunStatus.RUNNING), watched=elapsed < 60))
+    driver.drive(timeout=100, schedule=PollSchedule(1, 5))
+    assert driver.looks == [1, 21, 41, 61, 66, 71, 76, 81, 86, 91, 96, 100]
+    driver = Driver(lambda elapsed: Look(run=WorkflowRun("run-1", RunStatus.RUNNING), watched=True))
+    driver.drive(timeout=100, schedule=PollSchedule(30, 60))
+    assert driver.looks == [30, 90, 100]
+
+
 def test_a_paused_run_is_asked_once_why_and_waited_for() -> None:
     driver = Driver(status_at((0, "running"), (5, "paused"), (60, "running"), (80, "paused"), (100, "succeeded")))
     assert isinstance(driver.drive(), Ended)

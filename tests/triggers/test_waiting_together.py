@@ -283,6 +283,36 @@ def test_logs_that_are_refused_cost_a_page_now_and_then(dify: Dify, status: int)
     assert len(dify.pages()) <= 16
 
 
+def test_when_the_pages_stop_each_looks_by_itself_again(dify: Dify) -> None:
+    runs = start_many(dify, 50, least=40.0)
+
+    def fault(now: float, key: str, call: Call) -> Answer | None:
+        return dify.json({}, 500) if "/logs" in call.path and now > 30 else None
+
+    dify.fault = fault
+    events = dify.wait_for_all([dify.trigger(run) for run in runs])
+    assert ended(events) == {"succeeded"}
+    assert latencies(runs, events)[-1] <= 8
+
+
+def test_a_run_that_the_pages_lose_is_looked_at_by_itself_again(dify: Dify) -> None:
+    runs = dify.start(50, ends=100.0)
+    lost = runs[7]
+    lost.ends = 50.0
+    dify.lie = lambda now, rows: [row for row in rows if now < 30 or row["workflow_run"]["id"] != lost.id]
+    events = dify.wait_for_all([dify.trigger(run) for run in runs])
+    assert ended(events) == {"succeeded"}
+    assert events[7][0] <= 50 + 7
+
+
+def test_the_last_that_waits_looks_by_itself_again(dify: Dify) -> None:
+    runs = dify.start(2, ends=20.0)
+    runs[1].ends = 60.0
+    events = dify.wait_for_all([dify.trigger(run) for run in runs])
+    assert ended(events) == {"succeeded"}
+    assert latencies(runs, events)[-1] <= 6
+
+
 def test_a_rotated_key_fails_nobody(dify: Dify) -> None:
     runs = dify.start(30, ends=2 * MINUTE, key="app-key")
 
