@@ -27,7 +27,8 @@ from tests.faults.test_real_faults import DAGS, LIMIT, SETTINGS
 from tests.integration.airflow_processes import Airflow, wait_for
 from tests.integration.postgres import Postgres
 
-OUTAGES = ("refuse", "500", "502-html")
+# Not a gateway's 502: it leaves the fate of a submission unknown, which no retry sends again and nothing here clears.
+OUTAGES = ("refuse", "500")
 RUN_ID = "soak"
 
 
