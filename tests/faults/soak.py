@@ -106,7 +106,7 @@ def soak(runs: int, seconds: float, seed: int, home: Path) -> list[str]:
                 time.sleep(disturber._chance.uniform(2, 10))
             print("  no more harm", flush=True)
             with suppress(AssertionError):
-                wait_for("the end", lambda: has_ended(airflow), 60 * LIMIT / 10)
+                wait_for("the end", lambda: has_ended(airflow), 2 * LIMIT)
             states = airflow.rows("SELECT map_index, state, dag_id FROM task_instance WHERE run_id = ?", RUN_ID)
             wrong = [f"{dag} {index} is {state}" for index, state, dag in states if state != "success"]
             tries = sum(number for (number,) in airflow.rows("SELECT try_number FROM task_instance"))
