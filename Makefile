@@ -24,10 +24,10 @@ MATRIX_TESTS := $(wildcard tests/test_*.py) tests/hooks tests/operators tests/se
 PORT ?= 0
 
 # make demo DIFY_BASE_URL=… DIFY_API_KEY=… DIFY_INPUTS='{"text": "hi"}' runs the workflow of a real server.
-export DIFY_BASE_URL DIFY_API_KEY DIFY_INPUTS
+export DIFY_BASE_URL DIFY_API_KEY DIFY_INPUTS SCREENSHOTS CHROMIUM
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test bench matrix faults lint format docs wheel constraints clean
+.PHONY: help setup up down demo test bench matrix faults browser lint format docs wheel constraints clean
 
 help:
 	@echo "make demo        run a workflow from a DAG, against a local Dify server"
@@ -37,6 +37,7 @@ help:
 	@echo "make faults      kill Airflow's real processes, with PostgreSQL, whose programs must be installed"
 	@echo "make matrix      run the tests that depend on Airflow on $(MATRIX)"
 	@echo "make bench       measure waiting beside the triggers of other providers; BENCH_ARGS=--help tells more"
+	@echo "make browser     click through Airflow's user interface in Chromium; SCREENSHOTS=docs/images takes the docs' pictures"
 	@echo "make lint        ruff and mypy"
 	@echo "make format      let ruff rewrite what it can"
 	@echo "make docs        build the documentation into site/"
@@ -90,6 +91,9 @@ matrix: $(addprefix matrix-,$(MATRIX))
 matrix-%:
 	@echo "Airflow $*:"
 	@$(MAKE) --no-print-directory test AIRFLOW_VERSION=$* PYTEST_ARGS="$(MATRIX_TESTS) $(PYTEST_ARGS)"
+
+browser: $(READY)
+	@$(BIN)/python -m pytest -q -m browser tests/browser $(PYTEST_ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff format --check
