@@ -106,13 +106,18 @@ class UiOf3(Ui):
         self.open(f"/dags/{dag_id}/runs/{quote(run_id, safe='')}")
 
     def state_of_run(self, dag_id: str, run_id: str) -> str:
-        return self.page.get_by_test_id("state-badge").first.inner_text().strip().lower()
+        return self._state()
 
     def open_task(self, dag_id: str, run_id: str, task_id: str) -> None:
         self.open(f"/dags/{dag_id}/runs/{quote(run_id, safe='')}/tasks/{task_id}/details")
 
     def state_of_task(self) -> str:
-        return self.page.get_by_test_id("task-state-badge").first.inner_text().strip().lower()
+        return self._state()
+
+    def _state(self) -> str:
+        """Return the state in the page's header; the badges of the grid and of the path have no text."""
+        badges = self.page.get_by_test_id("header-card").locator("[data-testid$=state-badge]")
+        return next((text for badge in badges.all_inner_texts() if (text := badge.strip().lower())), "")
 
     def dify_link(self) -> Locator:
         return self.page.get_by_role("link", name="Dify run")
