@@ -216,7 +216,8 @@ def bring_up(stack: Stack, state: State, home: Path, port: int, dags: Path) -> N
     command_line(environment, "db", "migrate")
     connection = home / "connections.json"
     connection.touch(mode=0o600)
-    connection.write_text(json.dumps({"dify_default": {"conn_type": "dify", "host": state.dify, "password": key}}))
+    fields = {"conn_type": "dify", "host": state.dify, "port": port_of(state.dify), "password": key}
+    connection.write_text(json.dumps({"dify_default": fields}))
     try:
         command_line(environment, "connections", "import", "--overwrite", str(connection))
     finally:
