@@ -53,11 +53,10 @@ class UiOf2(Ui):
                 self._field(name).fill(value)
 
     def values(self) -> dict[str, str]:
-        found = {}
-        for element in self.page.locator("#model_form input[type=text], #model_form input[type=password]").all():
-            name = element.get_attribute("id") or ""
-            found[name.removeprefix("extra__dify__")] = element.input_value()
-        return found
+        # All at once, since the form is drawn anew when its type is known.
+        fields = self.page.locator("#model_form input[type=text], #model_form input[type=password]")
+        held: dict[str, str] = fields.evaluate_all("all => Object.fromEntries(all.map(each => [each.id, each.value]))")
+        return {name.removeprefix("extra__dify__"): value for name, value in held.items()}
 
     def is_masked(self, name: str) -> bool:
         return self._field(name).get_attribute("type") == "password"
@@ -79,11 +78,15 @@ class UiOf2(Ui):
         before = set(self._runs(dag_id))
         self.open(f"/dags/{dag_id}/grid")
         self.page.get_by_label("Trigger DAG").first.click()
+        # A DAG with parameters asks for them first; any other one is started by the first click.
         form = self.page.get_by_role("button", name="Trigger", exact=True)
-        if self.page.url.endswith("/trigger"):
+        grid = self.page.locator("#grid-container, [id*=grid]").first
+        expect(form.or_(grid).first).to_be_visible()
+        if "/trigger" in self.page.url:
             form.click()
-        self.page.wait_for_load_state()
-        (run_id,) = set(self._runs(dag_id)) - before
+        while not (new := set(self._runs(dag_id)) - before):
+            self.page.wait_for_timeout(500)
+        (run_id,) = new
         return run_id
 
     def _runs(self, dag_id: str) -> list[str]:
@@ -104,6 +107,8 @@ class UiOf2(Ui):
         return self._status()
 
     def _status(self) -> str:
+        # The page asks for news only while it believes that something runs.
+        self.page.reload()
         return self.page.get_by_role("row").filter(has_text="Status").first.inner_text().replace("Status", "").strip()
 
     def dify_link(self) -> Locator:

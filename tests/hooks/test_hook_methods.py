@@ -353,7 +353,7 @@ def test_the_connection_test_tells_a_wrong_field(connect: Connect) -> None:
     connect("https://dify.example.com", None)
     ok, text = DifyHook().test_connection()
     assert not ok
-    assert "field password: is empty" in text
+    assert "Field password: is empty" in text
 
 
 def test_a_connection_that_does_not_exist(face: Face) -> None:
