@@ -11,7 +11,7 @@ from airflow_provider_dify.operators.workflow import DifyRunWorkflowOperator
 for dag_id, deferrable, seconds in (
     ("worker_killed", False, 15),
     ("triggerer_killed", True, 40),
-    ("cleared", True, 40),
+    ("cleared", True, 60),
 ):
     with DAG(dag_id=dag_id, start_date=datetime(2026, 1, 1), schedule=None, catchup=False) as dag:
         DifyRunWorkflowOperator(
