@@ -13,6 +13,8 @@ BENCH_CONSTRAINTS := constraints/airflow-$(BENCH_AIRFLOW).txt
 BENCH_READY := $(BENCH_VENV)/.ready
 BENCH_ARGS ?=
 PYTEST_ARGS ?=
+# What failed last is remembered for each version, for --last-failed.
+PYTEST := $(BIN)/python -m pytest -q -o cache_dir=.pytest_cache/$(AIRFLOW_VERSION)
 SOAK_RUNS ?= 30
 SOAK_SECONDS ?= 60
 SOAK_SEED ?= 7
@@ -80,10 +82,10 @@ down:
 	@$(PYTHON) scripts/stack.py down
 
 test: $(READY)
-	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	@$(PYTEST) -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 faults: $(READY)
-	@$(BIN)/python -m pytest -q -m postgres tests/faults
+	@$(PYTEST) -m postgres tests/faults $(PYTEST_ARGS)
 	@$(BIN)/python -m tests.faults.soak --runs $(SOAK_RUNS) --seconds $(SOAK_SECONDS) --seed $(SOAK_SEED)
 
 matrix: $(addprefix matrix-,$(MATRIX))
@@ -93,7 +95,7 @@ matrix-%:
 	@$(MAKE) --no-print-directory test AIRFLOW_VERSION=$* PYTEST_ARGS="$(MATRIX_TESTS) $(PYTEST_ARGS)"
 
 browser: $(READY)
-	@$(BIN)/python -m pytest -q -m browser tests/browser $(PYTEST_ARGS)
+	@$(PYTEST) -m browser tests/browser $(PYTEST_ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff format --check
