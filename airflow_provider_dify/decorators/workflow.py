@@ -101,6 +101,11 @@ class _DifyWorkflowDecoratedOperator(DecoratedOperator, DifyRunWorkflowOperator)
             kwargs = {**(kwargs or {}), "returned": without_path_objects([self.inputs, self.files])}
         super().defer(kwargs=kwargs, **arguments)
 
+    @staticmethod
+    def xcom_push(context: Context, key: str, value: Any) -> None:
+        """Push one of several outputs. Airflow 3.0's decorated operators ask for this method and lack it."""
+        context["ti"].xcom_push(key=key, value=value)
+
     def _restore(self, returned: Sequence[Any] | None) -> None:
         if returned is not None:
             self.inputs, self.files = returned
