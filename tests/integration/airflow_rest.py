@@ -50,10 +50,11 @@ class Rest:
     def mark_dag_run(self, dag_id: str, run_id: str, state: str) -> None:
         self._call("PATCH", f"dags/{dag_id}/dagRuns/{run_id}", {"state": state})
 
-    def clear(self, dag_id: str, run_id: str, task_id: str) -> None:
+    def clear(self, dag_id: str, run_id: str, task_id: str, map_index: int | None = None) -> None:
+        """Clear a task; ``map_index`` chooses one of its mapped instances, on Airflow 3."""
         body = {
             "dag_run_id": run_id,
-            "task_ids": [task_id],
+            "task_ids": [task_id if map_index is None else [task_id, map_index]],
             "only_failed": False,
             "dry_run": False,
             "reset_dag_runs": True,
