@@ -66,10 +66,13 @@ def unknown_error(reason: str, user: str) -> DifySubmissionUnknownError:
     )
 
 
-def unresolved_error(reason: str, user: str, *, remembered: bool, durable: bool) -> DifySubmissionUnknownError:
+def unresolved_error(
+    reason: str, user: str, *, sent: bool, remembered: bool, durable: bool
+) -> DifySubmissionUnknownError:
     """Return the exception for a submission whose run was not found before the deadline.
 
     :param user: The ``user`` of the submission.
+    :param sent: Whether it was sent for sure: an earlier try may have died just before.
     :param remembered: Whether the task state store tells the next try of the submission.
     :param durable: Whether the next try looks for it at all.
     """
@@ -79,8 +82,9 @@ def unresolved_error(reason: str, user: str, *, remembered: bool, durable: bool)
         again = "A retry of the task looks for it and takes it up, and submits anew where it finds none."
     else:
         again = "A retry of the task submits anew, which may start a second run."
+    sending = "The submission was sent" if sent else "An earlier try has sent its submission, or died just before"
     return DifySubmissionUnknownError(
-        f"The submission was sent, and Dify shows no run of the user {user!r} before the deadline: "
+        f"{sending}, and Dify shows no run of the user {user!r} before the deadline: "
         f"{reason.rstrip('.')}. It may still be queued, will then run, and cannot be stopped before it starts. It was "
         f"not sent a second time. {again}"
     )

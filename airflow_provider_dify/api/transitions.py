@@ -174,7 +174,9 @@ def after_search(
     if isinstance(result, NotFound):
         if earlier:
             return Submit(f"No run of an earlier try is taken up: {result.reason}.")
-        return Fail(unresolved_error(result.reason, submitted, remembered=remembers, durable=durable))
+        return Fail(
+            unresolved_error(result.reason, submitted, sent=submitted == user, remembered=remembers, durable=durable)
+        )
     run = StartedRun(result.workflow_run_id)
     return Wait(run) if result.marker == user else TakeUp(run, result.marker)
 

@@ -147,7 +147,15 @@ def test_a_search_to_the_deadline_that_finds_nothing_never_submits(remembers: bo
     step = searched(NotFound("none"), earlier=False, remembers=remembers, durable=durable)
     assert isinstance(step, Fail)
     assert isinstance(step.error, DifySubmissionUnknownError)
-    assert EARLIER in str(step.error)
+    assert str(step.error).startswith(
+        f"An earlier try has sent its submission, or died just before, and Dify shows no run of the user '{EARLIER}'"
+    )
+
+
+def test_only_what_this_try_has_sent_is_said_to_be_sent() -> None:
+    step = after_search(NotFound("none"), USER, earlier=False, submitted=USER, remembers=True, durable=True)
+    assert isinstance(step, Fail)
+    assert str(step.error).startswith(f"The submission was sent, and Dify shows no run of the user '{USER}'")
 
 
 TAKEN_UP = {
