@@ -238,7 +238,7 @@ def machine() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, nargs="+", default=[100, 1000, 5000], help="waiting runs (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of 1,000 runs; of others one (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements, of which the median is told (%(default)s)")
     parser.add_argument("--providers", nargs="+", default=list(PROVIDERS), choices=PROVIDERS)
     parser.add_argument("--skip-imports", action="store_true", help="leave the import cost out")
     parser.add_argument("--here", nargs=3, metavar=("PROVIDER", "RUNS", "PORT"), help=argparse.SUPPRESS)
@@ -255,7 +255,7 @@ def main() -> None:
         for count in options.runs:
             rounds: dict[str, list[dict[str, Any]]] = {provider: [] for provider in options.providers}
             # Side by side: what else the machine does in a round concerns all of them.
-            for _ in range(options.rounds if count == 1000 else 1):
+            for _ in range(options.rounds):
                 for provider in options.providers:
                     rounds[provider].append(measured(provider, count, port))
             for provider, taken in rounds.items():

@@ -20,7 +20,10 @@ NEW_RUN = "A retry of the task starts a new run."
 NEW_RUN_UNLESS_ACTIVE = (
     "A retry of the task starts a new run, or takes this one up where Dify still shows it as active."
 )
-TAKEN_UP = "It was not stopped: a retry of the task takes it up."
+TAKEN_UP = (
+    "It was not stopped: a retry of the task takes it up. If Dify has lost it (a restart, say), only a clear of the "
+    "task starts a new run."
+)
 LEFT_BEHIND = "It was not stopped and runs on: a retry of the task starts a second run beside it."
 SAVED_ON_RETRY = (
     "A retry of the task takes this run up and saves its outputs. So does a DifyWorkflowRunSensor with its id, also "
@@ -69,7 +72,7 @@ def retry_after_timeout(*, asked_to_stop: bool, remembered: bool, findable: bool
     """Say what a retry does after the deadline of a run.
 
     :param asked_to_stop: Whether Dify was asked to stop the run; some servers then show it as ``running`` for ever.
-    :param remembered: Whether the task state store tells the next try of the run, and of its stop.
+    :param remembered: Whether a note tells the next try of the run, and of its stop.
     :param findable: Whether the next try looks for the run by its marker.
     """
     if asked_to_stop:

@@ -73,7 +73,7 @@ def unresolved_error(
 
     :param user: The ``user`` of the submission.
     :param sent: Whether it was sent for sure: an earlier try may have died just before.
-    :param remembered: Whether the task state store tells the next try of the submission.
+    :param remembered: Whether a note tells the next try of the submission.
     :param durable: Whether the next try looks for it at all.
     """
     if remembered:

@@ -107,7 +107,7 @@ def first_step(
 ) -> Submit | Search | TakeUp:
     """Return how a try begins.
 
-    :param kept: What an earlier try of this life has left in the task state store.
+    :param kept: The note that an earlier try of this life has left.
     :param durable: Whether a try takes up what earlier ones have left.
     :param can_search: Whether runs can be told by their ``user`` and be listed.
     :param remembers: Whether there is a store, in which a submission would have been left.

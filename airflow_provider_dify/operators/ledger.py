@@ -1,4 +1,4 @@
-"""What the tries of one task instance know of each other: Airflow's task state store, where there is one."""
+"""What the tries of one task instance know of each other, by notes that Airflow keeps for them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from airflow_provider_dify.api.attempts import Submitted, TaskTry
 from airflow_provider_dify.api.runs import StartedRun
 from airflow_provider_dify.exceptions import DifyError
+from airflow_provider_dify.operators.audit_log import AuditLog
 
 STORE_KEY = "dify_submission"
 # Airflow kills a process 5 s after it has asked it to end, and the stop of the run takes its time too.
@@ -21,9 +22,10 @@ log = logging.getLogger(__name__)
 class SubmissionLedger:
     """Remembers a submission across the tries of one task instance.
 
-    Airflow 3.3 and later keep a task state store, which survives a retry, a kill and a clear. What is written
-    before the POST tells a later try that there may be a run; what is missing there tells that there is none.
-    Without a store only the markers in Dify's logs are left, and those do not list a queued run.
+    Airflow 3.3 and later have a task state store for that, and on Airflow 2 its audit log does: both survive a retry,
+    a kill and a clear. What is written before the POST tells a later try that there may be a run; what is missing
+    there tells that there is none. Airflow 3.0 to 3.2 offer a task nothing of the kind: only the markers in Dify's
+    logs are left there, and those do not list a queued run.
 
     What a try begins with must be read, and the note before the POST must be written: without either a try, or the
     next one, would believe that nothing was sent. Everything else is a help for the next try, and may fail.
@@ -35,7 +37,7 @@ class SubmissionLedger:
 
     def __init__(self, context: Any, task_try: TaskTry, *, durable: bool) -> None:
         self._try = task_try
-        self._store = context.get("task_state_store") if durable else None
+        self._store: Any = _store_of(context) if durable else None
 
     def read(self) -> Submitted | None:
         """Return what was written last, by this try or an earlier one, of this life or a former one.
@@ -59,7 +61,8 @@ class SubmissionLedger:
 
         def ask() -> None:
             with suppress(Exception):
-                told.append(_has_passed_on_in_database(self._try) if self._store is None else self._is_noted_by_later())
+                asks_database = self._store is None or isinstance(self._store, AuditLog)
+                told.append(_has_passed_on_in_database(self._try) if asks_database else self._is_noted_by_later())
 
         thread = Thread(target=ask, daemon=True)
         thread.start()
@@ -82,14 +85,19 @@ class SubmissionLedger:
         To be called as late as can be: a process that dies before it has submitted nothing, and the next try
         submits at once; one that dies after it may have, and the next try looks for the run until its deadline.
 
-        :raises DifyError: The store failed; nothing may be sent then.
+        :raises DifyError: The store failed, or another try goes on with the task; nothing may be sent then.
         """
         if self._store is None:
             return
         try:
-            self._store.set(STORE_KEY, self._note(user).as_json())
+            # Airflow 3.3 itself refuses the note of a process that it has given up.
+            has_passed_on = isinstance(self._store, AuditLog) and _has_passed_on_in_database(self._try)
+            if not has_passed_on:
+                self._store.set(STORE_KEY, self._note(user).as_json())
         except Exception as error:
             raise _store_error("written", error) from error
+        if has_passed_on:
+            raise DifyError("Airflow has given up this try of the task, so nothing was submitted.")
 
     def started(self, run: StartedRun, user: str, *, settled: bool = False) -> None:
         """Write down which run there is.
@@ -118,15 +126,20 @@ class SubmissionLedger:
         return Submitted(self._try.life, user, run_id, task_id, number=self._try.number, settled=settled)
 
 
+def _store_of(context: Any) -> Any:
+    store = context.get("task_state_store")
+    return AuditLog.of(context) if store is None else store
+
+
 def _store_error(deed: str, error: Exception) -> DifyError:
     return DifyError(
-        f"Airflow's task state store could not be {deed} ({type(error).__name__}: {error}), so nothing was "
+        f"The note of this task's submission could not be {deed} ({type(error).__name__}: {error}), so nothing was "
         "submitted: a retry could not tell whether there is a run. A retry of the task goes on."
     )
 
 
 def _warn(deed: str, error: Exception) -> None:
-    log.warning("The task state store could not be %s (%s): a retry goes by Dify's logs.", deed, error)
+    log.warning("The note of this task's submission could not be %s (%s): a retry goes by Dify's logs.", deed, error)
 
 
 def _has_passed_on_in_database(this: TaskTry) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.runs import RunRecord
 from airflow_provider_dify.testing.server import DifyServer
 from tests.integration.airflow_dags import is_airflow_2
@@ -161,6 +162,17 @@ def killed_worker(stage: Stage, mode: str, point: str) -> None:
     assert stage.tries(run_id) == 2
 
 
+def killed_worker_of_queued_run(stage: Stage, mode: str) -> None:
+    """Nobody can see the run until long after the retry has begun: only a note tells that it was submitted."""
+    run_id = f"killed-queued-{mode}"
+    marker = f"airflow/run_{mode}/run/{run_id}/1/1"
+    stage.dify.inject(Fault("submit", "queue_delay", seconds=200, user=marker))
+    stage.start(f"run_{mode}", run_id, seconds=1, die="before the search")
+    assert stage.wait_until_ended(run_id) == "success"
+    assert [(run.user, run.status) for run in stage.runs(run_id)] == [(marker, "succeeded")]
+    assert stage.tries(run_id) == 2
+
+
 def frozen_worker(stage: Stage) -> None:
     """Airflow takes the process for dead, and kills it when it is heard of again: that stops nothing."""
     run_id = "frozen-worker"
@@ -270,6 +282,7 @@ def lost_runs(stage: Stage) -> None:
 SCENARIOS: list[list[tuple[Callable[..., None], tuple[str, ...]]]] = [
     [
         (frozen_worker, ()),
+        *[(killed_worker_of_queued_run, (mode,)) for mode in MODES],
         *[(killed_worker, (mode, "before the POST")) for mode in MODES],
         *[(killed_worker, (mode, "between POST and id")) for mode in MODES],
         (killed_worker, ("deferred", "between id and deferral")),

@@ -16,6 +16,7 @@ EXECUTION = "airflow_provider_dify.operators.execution.Execution"
 DEATHS = {
     "before the POST": "urllib3.connection.HTTPConnection.connect",
     "between POST and id": f"{EXECUTION}._announce",
+    "before the search": f"{EXECUTION}._search",
     "between id and deferral": f"{EXECUTION}._defer_wait",
     "in the wait": "airflow_provider_dify.hooks.dify.DifyHook.look",
 }
