@@ -26,7 +26,7 @@ class AuditLog:
 
     @classmethod
     def of(cls, context: Any) -> AuditLog | None:
-        """Return that of a task; None on Airflow 3, and where a task gets no access to the database."""
+        """Return that of a task; None on Airflow 3, for ``airflow tasks test``, and without access to the database."""
         try:
             import airflow.sdk  # noqa: F401
         except ImportError:
@@ -37,7 +37,7 @@ class AuditLog:
         from airflow.models.taskinstance import TaskInstance
 
         ti, dag_run = context["ti"], context.get("dag_run")
-        if not isinstance(ti, TaskInstance) or not isinstance(dag_run, DagRun):
+        if not isinstance(ti, TaskInstance) or not isinstance(dag_run, DagRun) or dag_run.id is None:
             return None
         return cls(ti, int(dag_run.id))
 

@@ -91,12 +91,12 @@ class SubmissionLedger:
             return
         try:
             # Airflow 3.3 itself refuses the note of a process that it has given up.
-            has_passed_on = isinstance(self._store, AuditLog) and _has_passed_on_in_database(self._try)
-            if not has_passed_on:
+            is_given_up = isinstance(self._store, AuditLog) and _try_in_database(self._try)[0] > self._try.number
+            if not is_given_up:
                 self._store.set(STORE_KEY, self._note(user).as_json())
         except Exception as error:
             raise _store_error("written", error) from error
-        if has_passed_on:
+        if is_given_up:
             raise DifyError("Airflow has given up this try of the task, so nothing was submitted.")
 
     def started(self, run: StartedRun, user: str, *, settled: bool = False) -> None:
@@ -150,6 +150,12 @@ def _has_passed_on_in_database(this: TaskTry) -> bool:
     else:
         # Airflow 3.0 to 3.2: nothing tells a task which try its task instance is at.
         return False
+    number, state = _try_in_database(this)
+    return number > this.number or (number > 0 and state in (None, "up_for_retry"))
+
+
+def _try_in_database(this: TaskTry) -> tuple[int, str | None]:
+    """Return which try Airflow 2 has a task instance at, and its state; 0 where it does not know it."""
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
 
@@ -159,7 +165,7 @@ def _has_passed_on_in_database(this: TaskTry) -> bool:
             .filter_by(dag_id=this.dag_id, task_id=this.task_id, run_id=this.run_id, map_index=this.map_index)
             .one_or_none()
         )
-    return row is not None and (row[0] > this.number or row[1] in (None, "up_for_retry"))
+    return (0, None) if row is None else (int(row[0] or 0), row[1])
 
 
 def task_try(ti: Any, retries: int | None) -> TaskTry:

@@ -117,7 +117,7 @@ def soak(runs: int, seconds: float, seed: int, home: Path) -> list[str]:
                 return has_ended(airflow)
 
             with suppress(AssertionError):
-                wait_for("the end", ends, 2 * LIMIT)
+                wait_for("the end", ends, LIMIT + 3 * runs)
             states = airflow.rows("SELECT map_index, state, dag_id FROM task_instance WHERE run_id = ?", RUN_ID)
             wrong = [f"{dag} {index} is {state}" for index, state, dag in states if state != "success"]
             wrong += [last_log(home, dag, index) for index, state, dag in states if state != "success"]
