@@ -22,9 +22,9 @@ AT_LEAST = 2
 
 SHORTEST_SECONDS = 1.0
 LONGEST_FOR_LOAD_SECONDS = 2.5
-CALM_PAGES_PER_SECOND = 5
+CALM_PAGES_PER_SECOND = 4
 PAGES_PER_SECOND = 20
-"""Sweeps begin a second apart while that makes 5 pages a second, then up to 2.5 s, then as 20 pages a second allow."""
+"""Sweeps begin a second apart while that makes 4 pages a second, then up to 2.5 s, then as 20 pages a second allow."""
 
 REST_SHARE = 0.25
 """Of the time that a sweep took, which passes at least before the next one: a slow server gets its pauses."""
@@ -103,6 +103,7 @@ class Sweep:
     _news: set[str] = field(default_factory=set)
     _asked: int = 0
     _taken: int = 0
+    _needed: int = 0
     _barren: int = 0
     _has_more: bool = True
 
@@ -234,7 +235,8 @@ class RollCall:
         barren = 2 + math.ceil(runs / LOGS_MAX_LIMIT) // 4
         if not (sweep._unshown and sweep._has_more) or sweep._asked >= most or sweep._barren >= barren:
             return []
-        count = min(at_once, most - sweep._asked, max(1, self._pages_before - sweep._asked)) if sweep._asked else 1
+        # As many as the last sweep needed are asked for together: a request that finds both ends awake costs least.
+        count = min(at_once, most - sweep._asked, max(1, self._pages_before - sweep._asked))
         first = sweep._asked + 1
         sweep._asked += count
         return list(range(first, first + count))
@@ -273,6 +275,8 @@ class RollCall:
                 sweep._news.add(run_id)
                 if waiting.refuted is not status:
                     calls.append(run_id)
+        if new:
+            sweep._needed = sweep._taken
         sweep._barren = 0 if new >= AT_LEAST else sweep._barren + 1
         self._learn_version(page.server_version)
         return calls
@@ -288,7 +292,7 @@ class RollCall:
         self._sweep, self._failures = None, 0
         passed_over = self._pass_over(sweep, now)
         took, pages = now - sweep.began, max(sweep._taken, 1)
-        self._pages_before = pages
+        self._pages_before = sweep._needed
         gap = max(self._interval(sweep._shown, pages), took * (1 + REST_SHARE))
         self._next = sweep.began + gap * (0.9 + 0.2 * chance)
         self._fresh = 1.5 * gap + took

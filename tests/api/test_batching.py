@@ -151,7 +151,15 @@ def test_versions_whose_logs_list_the_ended_only(version: str | None, serves: bo
 @pytest.mark.parametrize(
     ("runs", "longest", "pages", "seconds"),
     [
-        *((2, 5, 1, 2.5), (5, 5, 1, 1), (100, 5, 1, 1), (500, 5, 5, 1), (1000, 5, 10, 2), (5000, 5, 50, 2.5)),
+        *(
+            (2, 5, 1, 2.5),
+            (5, 5, 1, 1),
+            (100, 5, 1, 1),
+            (400, 5, 4, 1),
+            (500, 5, 5, 1.25),
+            (1000, 5, 10, 2.5),
+            (5000, 5, 50, 2.5),
+        ),
         *((10_000, 5, 100, 5), (30_000, 5, 300, 5), (2, 60, 1, 30), (60, 60, 1, 1), (4, 0.5, 1, 0.5)),
     ],
 )
@@ -207,7 +215,7 @@ def test_pages_that_the_last_sweep_needed_are_asked_for_at_once() -> None:
         numbers.append(chunk)
         for number in chunk:
             roll.take(second, pages[number - 1], 13.0)
-    assert numbers == [[1], [2, 3, 4, 5], [6, 7, 8, 9], [10]]
+    assert numbers == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
 
 
 def test_a_run_that_is_not_shown_is_looked_at_by_itself_for_a_minute() -> None:
