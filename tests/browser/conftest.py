@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 STACK = ROOT / "scripts" / "stack.py"
-CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+# make exports it empty where it is not set.
+CHROMIUM = os.environ.get("CHROMIUM") or "/usr/bin/chromium"
 FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
