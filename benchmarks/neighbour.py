@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -45,14 +46,14 @@ def line(state: str, took: list[float]) -> str:
     )
 
 
-def start_runs(count: int, seconds: float) -> list[str]:
-    """Start runs that outlast the measurement, as workers would, and return their ids."""
+def start_runs(count: int) -> list[str]:
+    """Start runs, as workers would, and return their ids."""
     from airflow_provider_dify.hooks.dify import DifyHook
 
     def start(number: int) -> str:
         hook = DifyHook()
         try:
-            return hook.create_workflow_run({"seconds": seconds}, user=f"neighbour-{number}").workflow_run_id
+            return hook.create_workflow_run({}, user=f"neighbour-{number}").workflow_run_id
         finally:
             hook.close()
 
@@ -74,11 +75,16 @@ async def wait_for_all(run_ids: list[str]) -> None:
     await asyncio.gather(*tasks)
 
 
-def address_of(server: subprocess.Popen[str], app: str) -> tuple[str, str]:
-    """Return the URL and an app's key, as the server prints them."""
-    assert server.stdout is not None
-    url = next(server.stdout).split()[-1]
-    return url, next(words[1] for words in map(str.split, server.stdout) if words[:1] == [app])
+def serve(connections: int, runs: int) -> None:
+    """Be the server, print address and key, and serve until this process is ended."""
+    from airflow_provider_dify.testing.server import DifyServer
+    from airflow_provider_dify.testing.workflows import Step, Workflow
+
+    # A server notices that a stream was closed when it has an event for it, and holds the connection until then.
+    steps = [*(Step(f"step{number}", seconds=0.1) for number in range(5)), Step("long", seconds=3600)]
+    with DifyServer([Workflow("long", steps=steps)], connections=connections, worker_slots=runs) as server:
+        print(server.base_url, server.api_key("long"), flush=True)
+        signal.pause()
 
 
 def main() -> None:
@@ -87,22 +93,27 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=10, help="of the server (%(default)s)")
     parser.add_argument("--seconds", type=float, default=60, help="of each measurement (%(default)g)")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.serve:
+        serve(options.connections, options.runs)
+        return
     if options.here:
         asyncio.run(wait_for_all(json.load(sys.stdin)))
         return
     home = tempfile.TemporaryDirectory(prefix="dify-provider-bench-")
     os.environ["AIRFLOW_HOME"] = home.name
-    server = [sys.executable, "-m", "airflow_provider_dify.testing"]
-    server += [f"--connections={options.connections}", f"--worker-slots={options.runs}"]
+    server = [sys.executable, "-m", "benchmarks.neighbour", "--serve"]
+    server += [f"--connections={options.connections}", f"--runs={options.runs}"]
     processes: list[subprocess.Popen[Any]] = []
     try:
         processes.append(subprocess.Popen(server, stdout=subprocess.PIPE, text=True))
-        url, key = address_of(processes[0], "slow")
+        assert processes[0].stdout is not None
+        url, key = processes[0].stdout.readline().split()
         os.environ["AIRFLOW_CONN_DIFY_DEFAULT"] = json.dumps({"conn_type": "dify", "host": url, "password": key})
         print("| | requests | median | p95 | worst |\n|---|---|---|---|---|")
         print(line("nothing waits", probe(url, key, options.seconds)), flush=True)
-        run_ids = start_runs(options.runs, 3600)
+        run_ids = start_runs(options.runs)
         here = [sys.executable, "-m", "benchmarks.neighbour", "--here"]
         waiting = subprocess.Popen(here, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         processes.append(waiting)
