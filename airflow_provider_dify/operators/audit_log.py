@@ -9,6 +9,15 @@ if TYPE_CHECKING:
     from airflow.models.taskinstance import TaskInstance
 
 
+def is_airflow_2() -> bool:
+    """Tell whether tasks run without the Task SDK of Airflow 3, and so, as a rule, with access to the database."""
+    try:
+        import airflow.sdk  # noqa: F401
+    except ImportError:
+        return True
+    return False
+
+
 class AuditLog:
     """Keeps a value for each key of a task instance, over its tries and lives, in the audit log of Airflow 2.
 
@@ -27,11 +36,7 @@ class AuditLog:
     @classmethod
     def of(cls, context: Any) -> AuditLog | None:
         """Return that of a task; None on Airflow 3, for ``airflow tasks test``, and without access to the database."""
-        try:
-            import airflow.sdk  # noqa: F401
-        except ImportError:
-            pass
-        else:
+        if not is_airflow_2():
             return None
         from airflow.models.dagrun import DagRun
         from airflow.models.taskinstance import TaskInstance

@@ -10,7 +10,7 @@ from typing import Any
 from airflow_provider_dify.api.attempts import Submitted, TaskTry
 from airflow_provider_dify.api.runs import StartedRun
 from airflow_provider_dify.exceptions import DifyError
-from airflow_provider_dify.operators.audit_log import AuditLog
+from airflow_provider_dify.operators.audit_log import AuditLog, is_airflow_2
 
 STORE_KEY = "dify_submission"
 # Airflow kills a process 5 s after it has asked it to end, and the stop of the run takes its time too.
@@ -143,11 +143,7 @@ def _warn(deed: str, error: Exception) -> None:
 
 
 def _has_passed_on_in_database(this: TaskTry) -> bool:
-    try:
-        import airflow.sdk  # noqa: F401
-    except ImportError:
-        pass
-    else:
+    if not is_airflow_2():
         # Airflow 3.0 to 3.2: nothing tells a task which try its task instance is at.
         return False
     number, state = _try_in_database(this)
