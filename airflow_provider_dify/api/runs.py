@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from airflow_provider_dify.api.values import (
@@ -150,6 +151,14 @@ class LogPage:
     page: int
     has_more: bool
     server_version: str | None = None
+
+    @cached_property
+    def running(self) -> frozenset[str]:
+        """Ids, in lower case, of the runs that every row of theirs calls running."""
+        told: tuple[set[str], set[str]] = (set(), set())
+        for row in self.runs:
+            told[row.status is RunStatus.RUNNING].add(row.workflow_run_id.lower())
+        return frozenset(told[True] - told[False])
 
 
 @dataclass(frozen=True)

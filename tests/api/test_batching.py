@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_dify.api.batching import Ask, Await, Known, RollCall, Sweep
@@ -332,3 +332,80 @@ def test_any_history_answers_with_what_a_fresh_row_said_and_nothing_has_ended(hi
                 assert told[run][0] is answer.status
                 assert now - told[run][1] <= 15
     assert roll.empty is not any(joined.values())
+
+
+FEW = ids(4)
+rows = st.lists(
+    st.tuples(st.sampled_from(FEW), st.sampled_from(["running"] * 6 + ["succeeded", "paused"])), min_size=2, max_size=6
+)
+told = st.one_of(
+    st.tuples(st.just("sweep"), st.lists(rows, min_size=1, max_size=2)),
+    st.tuples(st.just("sweep"), st.just([[(run, "running") for run in FEW]])),
+    st.tuples(st.just("learn"), st.sampled_from(FEW), st.sampled_from(["running", "paused", "succeeded"])),
+    st.tuples(st.sampled_from(["join", "leave"]), st.sampled_from(FEW)),
+    st.tuples(st.sampled_from(["fail", "forget"])),
+)
+
+
+class Careful(RollCall):
+    """Takes each row by itself, as if every run had something particular about it."""
+
+    def take(self, sweep: Sweep, page: LogPage, asked_at: float) -> list[str]:
+        self._plain.clear()
+        return super().take(sweep, page, asked_at)
+
+
+ALL = ("sweep", [[(run, "running") for run in FEW]])
+BUT_ONE = ("sweep", [[(run, "running") for run in FEW[1:]]])
+CONTRADICTION = ("sweep", [[(FEW[0], "succeeded"), *((run, "running") for run in FEW[1:])], ALL[1][0]])
+ENDED_AND_BACK = [("learn", FEW[0], "succeeded"), ("leave", FEW[0]), ("join", FEW[0])]
+
+
+def in_turn(*did: Any) -> list[Any]:
+    return [(step, 1.0) for step in did]
+
+
+@settings(max_examples=300)
+@example(in_turn(ALL, CONTRADICTION))
+@example(in_turn(ALL, ("leave", FEW[0]), ALL, ("join", FEW[0]), ("learn", FEW[0], "paused"), ALL))
+@example(in_turn(ALL, BUT_ONE, ALL, BUT_ONE, ALL))
+@example(in_turn(ALL, *ENDED_AND_BACK, ALL, ALL, ALL, ALL))
+@example(in_turn(ALL, ("fail",), ("learn", FEW[0], "paused"), ALL))
+@given(st.lists(st.tuples(told, st.floats(0.1, 4)), min_size=3, max_size=30))
+def test_rows_that_are_taken_all_at_once_say_what_they_say_one_by_one(history: list[Any]) -> None:
+    now, joined = 1000.0, dict.fromkeys(FEW, 1)
+    both = roll_of(*FEW), Careful()
+    for run in FEW:
+        both[1].join(run, since=1000.0, longest=5.0)
+    for step, seconds in history:
+        now += seconds
+        did: list[Any] = []
+        for roll in both:
+            seen: list[Any] = []
+            if step[0] == "join":
+                roll.join(step[1], since=now, longest=5.0)
+            elif step[0] == "leave" and joined[step[1]]:
+                roll.leave(step[1])
+            elif step[0] == "learn" and joined[step[1]]:
+                roll.learn(WorkflowRun(step[1], RunStatus(step[2])), step[1], now)
+            elif step[0] == "forget":
+                roll.forget()
+            elif step[0] == "fail":
+                roll.begin(now)
+                roll.fail(DifyServerError("x"), now)
+            elif step[0] == "sweep":
+                round_ = roll.begin(now)
+                seen.append(round_.created_after)
+                pages = iter(step[1])
+                while numbers := roll.pages(round_, 2):
+                    for _ in numbers:
+                        calls = roll.take(round_, page(next(pages, []), more=True), now)
+                        seen.append((numbers, sorted(calls)))
+                seen.append(sorted(roll.end(round_, now, 0.5)))
+            did.append(seen)
+        if step[0] in ("join", "leave"):
+            joined[step[1]] = max(joined[step[1]] + (1 if step[0] == "join" else -1), 0)
+        assert did[0] == did[1]
+        assert both[0].next_sweep(now) == both[1].next_sweep(now)
+        for run in (run for run, count in joined.items() if count):
+            assert both[0].answer(run, now) == both[1].answer(run, now)
