@@ -21,7 +21,7 @@ from pathlib import Path
 
 import requests
 
-from benchmarks.triggerer import DAGS, REST, RUN_ID, SETTINGS, STEADY, count, process_group
+from benchmarks.triggerer import DAGS, REST, RUN_ID, SETTINGS, STEADY, all_deferred, count, process_group
 from tests.integration.airflow_processes import Airflow, wait_for
 from tests.integration.postgres import Postgres
 
@@ -79,14 +79,14 @@ def measure(url: str, key: str, runs: int, triggerers: int, parallelism: int, li
         at_rest = sum(process_group(leader)[0] for leader in leaders) - sum(cpu for cpu, _ in idle)
         began = time.time()
         airflow.rest.trigger("running", RUN_ID)
-        wait_for("all deferred", lambda: count(airflow, "deferred") == runs, limit)
+        wait_for("all deferred", lambda: all_deferred(airflow, runs), limit)
         deferred = time.time() - began
         shares = wait_for("their triggers", lambda: shares_of(airflow), limit)
         time.sleep(10)
         first, moment = sum(process_group(leader)[0] for leader in leaders), time.time()
         time.sleep(STEADY)
         told = [process_group(leader) for leader in leaders]
-        assert count(airflow, "deferred") == runs, "runs have ended while it was measured; give --seconds more"
+        assert all_deferred(airflow, runs), "runs have ended while it was measured; give --seconds more"
         spent, seconds = sum(cpu for cpu, _ in told) - first, time.time() - moment
         wait_for("the end", lambda: airflow.dag_state("running") in ("success", "failed"), limit)
         took, right, own, had = time.time() - began, count(airflow, "success"), own_outputs(airflow), runs_of(url, key)

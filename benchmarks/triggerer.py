@@ -57,6 +57,11 @@ def count(airflow: Airflow, state: str) -> int:
     return int(rows[0][0])
 
 
+def all_deferred(airflow: Airflow, runs: int) -> bool:
+    assert not (failed := count(airflow, "failed")), f"{failed} tasks have failed:\n{airflow.logs()}"
+    return count(airflow, "deferred") == runs
+
+
 def measure(
     provider: str, runs: int, triggerers: int, parallelism: int, port: int, limit: float, *, to_the_end: bool
 ) -> str:
@@ -80,7 +85,7 @@ def measure(
             time.sleep(REST)
             at_rest = (sum(process_group(leader)[0] for leader in leaders) - first) / (time.time() - began)
             airflow.rest.trigger("waiting", RUN_ID)
-            wait_for("all deferred", lambda: count(airflow, "deferred") == runs, limit)
+            wait_for("all deferred", lambda: all_deferred(airflow, runs), limit)
             time.sleep(10)
             first, began = sum(process_group(leader)[0] for leader in leaders), time.time()
             asked = control(port, "stats")["requests"]

@@ -49,25 +49,12 @@ def trigger_of(provider: str, index: int) -> Any:
 
         return DatabricksExecutionTrigger(index, "databricks_default", polling_period_seconds=INTERVAL)
     if provider == "dbt-cloud":
-        from airflow.providers.dbt.cloud.hooks.dbt import DbtCloudHook
-        from airflow.providers.dbt.cloud.triggers.dbt import DbtCloudRunJobTrigger
+        from benchmarks.dbt_without_tls import DbtTrigger
 
-        if not hasattr(DbtCloudHook, "of_https"):
-            # It knows only https; without TLS it is spared the larger part of its costs.
-            DbtCloudHook.of_https = DbtCloudHook.get_request_url_params
-            DbtCloudHook.get_request_url_params = staticmethod(_without_tls(DbtCloudHook.of_https))
-        return DbtCloudRunJobTrigger("dbt_cloud_default", index, time.time() + 3600, INTERVAL, 1)
+        return DbtTrigger("dbt_cloud_default", index, time.time() + 3600, INTERVAL, 1)
     from airflow.providers.http.triggers.http import HttpSensorTrigger
 
     return HttpSensorTrigger(f"http/{index}", "http_default", poke_interval=INTERVAL)
-
-
-def _without_tls(function: Any) -> Any:
-    def get_request_url_params(*arguments: Any, **options: Any) -> Any:
-        url, data = function(*arguments, **options)
-        return url.replace("https://", "http://", 1), data
-
-    return get_request_url_params
 
 
 def connections(port: int) -> dict[str, str]:
