@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.waiting import PROVIDERS, connections, control
+from benchmarks.waiting import NOTHING, PROVIDERS, connections, control
 from tests.integration.airflow_processes import Airflow, wait_for
 from tests.integration.postgres import Postgres
 
@@ -114,9 +114,12 @@ def main() -> None:
     parser.add_argument("--triggerers", type=int, nargs="+", default=[1, 2], help="triggerers (%(default)s)")
     parser.add_argument("--parallelism", type=int, default=6, help="tasks on workers at once (%(default)s)")
     parser.add_argument("--limit", type=float, default=7200, help="seconds for each step (%(default)g)")
-    parser.add_argument("--providers", nargs="+", default=list(PROVIDERS), choices=PROVIDERS)
+    choices = [*PROVIDERS, NOTHING]
+    parser.add_argument("--providers", nargs="+", default=list(PROVIDERS), choices=choices, help="of %(choices)s")
     parser.add_argument("--only-wait", action="store_true", help="measure while they wait, and do not see them end")
     options = parser.parse_args()
+    if NOTHING in options.providers and not options.only_wait:
+        parser.error(f"{NOTHING} never ends: it goes with --only-wait")
     print(
         "| trigger of | tasks | triggerers | ended right | CPU of a core, all triggerers "
         "| CPU per run-minute, beyond rest | memory per run | requests per run-minute |"

@@ -27,6 +27,7 @@ from typing import Any
 
 INTERVAL = 5
 PROVIDERS = ("dify", "databricks", "dbt-cloud", "http")
+NOTHING = "nothing"
 OPERATORS = {
     "dify": "airflow_provider_dify.operators.workflow",
     "databricks": "airflow.providers.databricks.operators.databricks",
@@ -52,6 +53,10 @@ def trigger_of(provider: str, index: int) -> Any:
         from benchmarks.dbt_without_tls import DbtTrigger
 
         return DbtTrigger("dbt_cloud_default", index, time.time() + 3600, INTERVAL, 1)
+    if provider == NOTHING:
+        from benchmarks.nothing import NothingTrigger
+
+        return NothingTrigger(index)
     from airflow.providers.http.triggers.http import HttpSensorTrigger
 
     return HttpSensorTrigger(f"http/{index}", "http_default", poke_interval=INTERVAL)
