@@ -55,6 +55,10 @@ SPREAD_SECONDS = 5.0
 
 TICK_SECONDS = 0.1
 TOGETHER_SECONDS = 1.0
+LONG_TICK_SECONDS = 1.0
+LONG_SECONDS = 10.0
+"""Long sleeps end together, each second: Airflow's triggerer asks the database anew whenever something was logged, and
+once for all that was logged together."""
 
 # They concern the server, not the one request that met them.
 _SERVER_IS_AWAY = frozenset({"timeout", "refused", "name", "certificate", "tls"})
@@ -246,7 +250,7 @@ class Poller:
 
     def nap(self, member: PolledHook, seconds: float) -> asyncio.Future[None]:
         """Return what is done after so many seconds, or fewer where a page has news of the member's run."""
-        member.asleep = self._alarms.set(seconds)
+        member.asleep = self._alarms.set(seconds, exact=member.left() < seconds + LONG_TICK_SECONDS)
         return member.asleep
 
     def _call_keeper(self) -> None:
@@ -341,14 +345,18 @@ class Alarms:
     def __init__(self) -> None:
         self._ticks: dict[int, tuple[asyncio.TimerHandle, list[asyncio.Future[None]]]] = {}
 
-    def set(self, seconds: float) -> asyncio.Future[None]:
-        """Return a future that is done after so many seconds, a tenth of a second more at most."""
+    def set(self, seconds: float, *, exact: bool = True) -> asyncio.Future[None]:
+        """Return a future that is done after so many seconds, a tenth of a second more at most.
+
+        :param exact: Whether that holds for long sleeps too, which may else take a second more.
+        """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         if seconds < TOGETHER_SECONDS:
             loop.call_later(max(seconds, 0.0), _wake, future)
             return future
-        tick = math.ceil((loop.time() + seconds) / TICK_SECONDS)
+        tick_seconds = TICK_SECONDS if exact or seconds < LONG_SECONDS else LONG_TICK_SECONDS
+        tick = math.ceil((loop.time() + seconds) / tick_seconds) * round(tick_seconds / TICK_SECONDS)
         found = self._ticks.get(tick)
         if found is None:
             found = self._ticks[tick] = loop.call_at(tick * TICK_SECONDS, self._ring, tick), []
@@ -427,7 +435,7 @@ class PolledHook(DifyHook):
         if run_id != self._run_id:
             return await super().alook(workflow_run_id, timeout=timeout)
         if not self._wants_whole_run and not self._is_last_look():
-            status = await self._shared.status(self, run_id, self._deadline.left(time.time()) - LAST_LOOK_SECONDS)
+            status = await self._shared.status(self, run_id, self.left())
             if status is not None:
                 return Look(run=WorkflowRun(workflow_run_id, status), watched=self._is_watched)
         look = await super().alook(workflow_run_id, timeout=timeout)
@@ -436,8 +444,12 @@ class PolledHook(DifyHook):
             self._shared.learn(run_id, look.run)
         return look
 
+    def left(self) -> float:
+        """Return the seconds until the last look, which is always taken."""
+        return self._deadline.left(time.time()) - LAST_LOOK_SECONDS
+
     def _is_last_look(self) -> bool:
-        return self._run_id is not None and self._deadline.left(time.time()) <= LAST_LOOK_SECONDS
+        return self._run_id is not None and self.left() <= 0
 
     def _anap(self, seconds: float) -> Awaitable[None]:
         return super()._anap(seconds) if self._run_id is None else self._shared.nap(self, seconds)

@@ -7,6 +7,7 @@ import random
 import statistics
 from collections.abc import Iterator
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -435,6 +436,29 @@ def test_slow_pages_come_less_often(dify: Dify) -> None:
     assert len(before) * 3.0 <= 4 * 5 * MINUTE
 
 
+def test_lines_of_the_log_fall_together(dify: Dify) -> None:
+    """Airflow's triggerer asks the database when a trigger has logged something, once for all that falls together."""
+    told: list[tuple[float, str]] = []
+    runs = start_many(dify, 100, 10 * MINUTE, 10 * MINUTE)
+    triggers = [dify.trigger(run, 20 * MINUTE) for run in runs]
+    for trigger in triggers:
+        trigger._log = SimpleNamespace(info=lambda line: told.append((dify.loop.now, line)))
+    dify.wait_for_all(triggers)
+    still = [(at, line) for at, line in told if "is still running" in line]
+    for run in runs:
+        lines = [at for at, line in still if run.id in line]
+        assert 7 <= len(lines) <= 9
+    assert sum(at == int(at) for at, _ in still) >= 0.9 * len(still)
+
+
+def test_a_long_wait_ends_at_its_deadline_all_the_same(dify: Dify) -> None:
+    runs = dify.start(50)
+    events = dify.wait_for_all([dify.trigger(run, 100 + number / 10) for number, run in enumerate(runs)])
+    for number, (at, event) in enumerate(events):
+        assert event["status"] == "timed_out"
+        assert at - (100 + number / 10) <= 0.2
+
+
 def test_hours_of_coming_and_going_leave_nothing(dify: Dify) -> None:
     held: list[poller.Poller] = []
 
@@ -450,6 +474,7 @@ def test_hours_of_coming_and_going_leave_nothing(dify: Dify) -> None:
                 del dify.runs[run.id]
         roll = held[0]._roll
         assert len(roll._waiting) == 1
+        assert len(roll._plain) <= 1
         assert len(roll._seen) + len(roll._ended) + len(roll._passed_over) <= 45
         assert (len(held[0]._waiting), len(held[0]._awaiting)) == (1, 0)
         assert len(held[0]._alarms._ticks) <= 60
