@@ -7,6 +7,7 @@ import random
 import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator
+from inspect import signature
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -42,15 +43,15 @@ async def _over(work: asyncio.Future[Any]) -> None:
 class _DifyTrigger(BaseTrigger):
     """A trigger that waits for Dify, fires once, and stops what it waits for when a person ends the task."""
 
-    def __init__(self, dify_conn_id: str, cancel_on_kill: bool, **arguments: Any) -> None:
+    def __init__(self, dify_conn_id: str, cancel_on_kill: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.dify_conn_id = dify_conn_id
         self.cancel_on_kill = cancel_on_kill
-        self._arguments = {"dify_conn_id": dify_conn_id, "cancel_on_kill": cancel_on_kill, **arguments}
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments; none of them is secret."""
-        return f"{_MODULE}.{type(self).__name__}", dict(self._arguments)
+        arguments = {name: getattr(self, name) for name in signature(type(self)).parameters}
+        return f"{_MODULE}.{type(self).__name__}", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield one event."""
@@ -133,20 +134,7 @@ class DifyWorkflowRunTrigger(_DifyTrigger):
         cancel_on_kill: bool = False,
         follow_events: bool = False,
     ) -> None:
-        super().__init__(
-            dify_conn_id,
-            cancel_on_kill,
-            workflow_run_id=workflow_run_id,
-            end_time=end_time,
-            poll_interval=poll_interval,
-            max_poll_interval=max_poll_interval,
-            since=since,
-            first_wait=first_wait,
-            fail_on_pause=fail_on_pause,
-            dify_task_id=dify_task_id,
-            user=user,
-            follow_events=follow_events,
-        )
+        super().__init__(dify_conn_id, cancel_on_kill)
         self.workflow_run_id = workflow_run_id
         self.end_time = end_time
         self.poll_interval = poll_interval
@@ -219,17 +207,7 @@ class DifyFindRunTrigger(_DifyTrigger):
         max_poll_interval: float = PollSchedule.longest,
         cancel_on_kill: bool = False,
     ) -> None:
-        super().__init__(
-            dify_conn_id,
-            cancel_on_kill,
-            markers=markers,
-            end_time=end_time,
-            since=since,
-            earlier=earlier,
-            streamed=streamed,
-            poll_interval=poll_interval,
-            max_poll_interval=max_poll_interval,
-        )
+        super().__init__(dify_conn_id, cancel_on_kill)
         self.markers = markers
         self.end_time = end_time
         self.since = since
