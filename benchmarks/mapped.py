@@ -11,31 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
-import subprocess
-import sys
-import tempfile
 import time
-from pathlib import Path
+from typing import Any
 
 import requests
 
-from benchmarks.triggerer import DAGS, REST, RUN_ID, SETTINGS, STEADY, all_deferred, count, process_group
+from benchmarks.deferring import COST, RUN_ID, deferred, ended
+from benchmarks.servers import serving
 from tests.integration.airflow_processes import Airflow, wait_for
-from tests.integration.postgres import Postgres
-
-
-def serve(seconds: float) -> None:
-    """Be the server, print address and key, and serve until this process is ended."""
-    from airflow_provider_dify.testing.server import DifyServer
-    from airflow_provider_dify.testing.workflows import Input, Step, Workflow
-
-    steps = [*(Step(f"step{number}", seconds=0.1) for number in range(5)), Step("long", seconds=seconds)]
-    back = Workflow("back", inputs=[Input("number", "number")], steps=steps, outputs={"number": "{number}"})
-    with DifyServer([back], worker_slots=100_000) as server:
-        print(server.base_url, server.api_key("back"), flush=True)
-        signal.pause()
 
 
 def runs_of(url: str, key: str) -> int:
@@ -58,44 +41,17 @@ def shares_of(airflow: Airflow) -> list[int]:
     return [] if None in dict(rows) else [number for _, number in rows]
 
 
-def measure(url: str, key: str, runs: int, triggerers: int, parallelism: int, limit: float) -> str:
-    os.environ |= {"BENCH_RUNS": str(runs), "PYTHONPATH": os.getcwd()}
+def measure(url: str, key: str, *, limit: float, **how_many: Any) -> str:
     dify = {"conn_type": "dify", "host": url, "password": key}
-    settings = SETTINGS | {"CORE__MAX_MAP_LENGTH": "10000"}
-    with (
-        tempfile.TemporaryDirectory(prefix="dify-provider-bench-") as home,
-        Postgres() as postgres,
-        Airflow(Path(home), dify, DAGS, database=postgres.url, parallelism=parallelism, settings=settings) as airflow,
-    ):
-        names = ["triggerer", *(f"triggerer.{number}" for number in range(2, triggerers + 1))]
-        for name in names[1:]:
-            airflow.start(name)
-        wait_for("the API", airflow.rest.answers, limit)
-        wait_for("the DAG", lambda: airflow.rows("SELECT 1 FROM serialized_dag WHERE dag_id = ?", "running"), limit)
-        leaders = [airflow._processes[name].pid for name in names]
-        time.sleep(10)
-        idle = [process_group(leader) for leader in leaders]
-        time.sleep(REST)
-        at_rest = sum(process_group(leader)[0] for leader in leaders) - sum(cpu for cpu, _ in idle)
-        began = time.time()
-        airflow.rest.trigger("running", RUN_ID)
-        wait_for("all deferred", lambda: all_deferred(airflow, runs), limit)
-        deferred = time.time() - began
-        shares = wait_for("their triggers", lambda: shares_of(airflow), limit)
-        time.sleep(10)
-        first, moment = sum(process_group(leader)[0] for leader in leaders), time.time()
-        time.sleep(STEADY)
-        told = [process_group(leader) for leader in leaders]
-        assert all_deferred(airflow, runs), "runs have ended while it was measured; give --seconds more"
-        spent, seconds = sum(cpu for cpu, _ in told) - first, time.time() - moment
-        wait_for("the end", lambda: airflow.dag_state("running") in ("success", "failed"), limit)
-        took, right, own, had = time.time() - began, count(airflow, "success"), own_outputs(airflow), runs_of(url, key)
-    waiting = spent - at_rest * seconds / REST
-    memory = sum(mib for _, mib in told) - sum(mib for _, mib in idle)
+    with deferred("running", dify, limit=limit, **how_many) as tasks:
+        shares = wait_for("their triggers", lambda: shares_of(tasks.airflow), limit)
+        cost = tasks.cost()
+        right = ended(tasks.airflow, "running", limit)
+        took, own, had = time.time() - tasks.began, own_outputs(tasks.airflow), runs_of(url, key)
+    waits = ", ".join(str(share) for share in shares)
     return (
-        f"| {runs:,} | {triggerers} ({', '.join(str(share) for share in shares)}) | {had:,} | {right:,} "
-        f"| {own:,} | {deferred:.0f} s | {took:.0f} s | {100 * spent / seconds:.1f} % "
-        f"| {1000 * waiting / (runs * seconds / 60):.1f} ms | {memory * 1024 / runs:.0f} KiB |"
+        f"| {how_many['runs']:,} | {how_many['triggerers']} ({waits}) | {had:,} | {right:,} | {own:,} "
+        f"| {tasks.after:.0f} s | {took:.0f} s | {cost} |"
     )
 
 
@@ -106,26 +62,21 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=900, help="that each run takes (%(default)g)")
     parser.add_argument("--parallelism", type=int, default=6, help="tasks on workers at once (%(default)s)")
     parser.add_argument("--limit", type=float, default=7200, help="seconds for each step (%(default)g)")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.serve:
-        serve(options.seconds)
-        return
-    command = [sys.executable, "-m", "benchmarks.mapped", "--serve", f"--seconds={options.seconds}"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        url, key = server.stdout.readline().split()
-        print(
-            "| tasks | triggerers (runs of each) | runs on the server | succeeded | with their own outputs "
-            "| all deferred after | all ended after | CPU of a core, all triggerers | CPU per run-minute, beyond rest "
-            "| memory per run |\n|---|---|---|---|---|---|---|---|---|---|",
-            flush=True,
+    print(
+        "| tasks | triggerers (runs of each) | runs on the server | succeeded | with their own outputs "
+        f"| all deferred after | all ended after | {COST} |\n|---|---|---|---|---|---|---|---|---|---|",
+        flush=True,
+    )
+    with serving("benchmarks.servers", f"--seconds={options.seconds}") as [url, key]:
+        row = measure(
+            *(url, key),
+            limit=options.limit,
+            runs=options.runs,
+            triggerers=options.triggerers,
+            parallelism=options.parallelism,
         )
-        print(measure(url, key, options.runs, options.triggerers, options.parallelism, options.limit), flush=True)
-    finally:
-        server.terminate()
-        server.wait()
+        print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -13,16 +13,16 @@ import argparse
 import asyncio
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import requests
+
+from benchmarks.servers import serving
 
 PAUSE = 0.1
 
@@ -75,60 +75,37 @@ async def wait_for_all(run_ids: list[str]) -> None:
     await asyncio.gather(*tasks)
 
 
-def serve(connections: int, runs: int) -> None:
-    """Be the server, print address and key, and serve until this process is ended."""
-    from airflow_provider_dify.testing.server import DifyServer
-    from airflow_provider_dify.testing.workflows import Step, Workflow
-
-    # A server notices that a stream was closed when it has an event for it, and holds the connection until then.
-    steps = [*(Step(f"step{number}", seconds=0.1) for number in range(5)), Step("long", seconds=3600)]
-    with DifyServer([Workflow("long", steps=steps)], connections=connections, worker_slots=runs) as server:
-        print(server.base_url, server.api_key("long"), flush=True)
-        signal.pause()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=1000, help="waiting runs (%(default)s)")
     parser.add_argument("--connections", type=int, default=10, help="of the server (%(default)s)")
     parser.add_argument("--seconds", type=float, default=60, help="of each measurement (%(default)g)")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.serve:
-        serve(options.connections, options.runs)
-        return
     if options.here:
         asyncio.run(wait_for_all(json.load(sys.stdin)))
         return
-    home = tempfile.TemporaryDirectory(prefix="dify-provider-bench-")
-    os.environ["AIRFLOW_HOME"] = home.name
-    server = [sys.executable, "-m", "benchmarks.neighbour", "--serve"]
-    server += [f"--connections={options.connections}", f"--runs={options.runs}"]
-    processes: list[subprocess.Popen[Any]] = []
-    try:
-        processes.append(subprocess.Popen(server, stdout=subprocess.PIPE, text=True))
-        assert processes[0].stdout is not None
-        url, key = processes[0].stdout.readline().split()
+    with (
+        tempfile.TemporaryDirectory(prefix="dify-provider-bench-") as home,
+        serving("benchmarks.servers", f"--connections={options.connections}") as [url, key],
+    ):
+        os.environ["AIRFLOW_HOME"] = home
         os.environ["AIRFLOW_CONN_DIFY_DEFAULT"] = json.dumps({"conn_type": "dify", "host": url, "password": key})
         print("| | requests | median | p95 | worst |\n|---|---|---|---|---|")
         print(line("nothing waits", probe(url, key, options.seconds)), flush=True)
         run_ids = start_runs(options.runs)
         here = [sys.executable, "-m", "benchmarks.neighbour", "--here"]
-        waiting = subprocess.Popen(here, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        processes.append(waiting)
-        assert waiting.stdin is not None
-        assert waiting.stdout is not None
-        waiting.stdin.write(json.dumps(run_ids))
-        waiting.stdin.close()
-        assert "waiting\n" in waiting.stdout, "the triggers have ended"
-        print(line(f"{options.runs:,} runs are waited for", probe(url, key, options.seconds)), flush=True)
-        assert waiting.poll() is None, "the triggers have ended"
-    finally:
-        for process in reversed(processes):
-            process.terminate()
-            process.wait()
-        home.cleanup()
+        with subprocess.Popen(here, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as waiting:
+            try:
+                assert waiting.stdin is not None
+                assert waiting.stdout is not None
+                waiting.stdin.write(json.dumps(run_ids))
+                waiting.stdin.close()
+                assert "waiting\n" in waiting.stdout, "the triggers have ended"
+                print(line(f"{options.runs:,} runs are waited for", probe(url, key, options.seconds)), flush=True)
+                assert waiting.poll() is None, "the triggers have ended"
+            finally:
+                waiting.terminate()
 
 
 if __name__ == "__main__":

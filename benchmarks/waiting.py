@@ -25,6 +25,8 @@ import urllib.request
 from importlib.metadata import version
 from typing import Any
 
+from benchmarks.servers import serving
+
 INTERVAL = 5
 PROVIDERS = ("dify", "databricks", "dbt-cloud", "http")
 NOTHING = "nothing"
@@ -239,22 +241,16 @@ def main() -> None:
         measure_here(options.here[0], int(options.here[1]), int(options.here[2]))
         return
     print(machine(), "\n")
-    stub = subprocess.Popen([sys.executable, "-m", "benchmarks.stub"], stdout=subprocess.PIPE, text=True)
-    try:
-        assert stub.stdout is not None
-        port = int(stub.stdout.readline())
+    with serving("benchmarks.stub") as [port]:
         print(HEADER, flush=True)
         for count in options.runs:
             rounds: dict[str, list[dict[str, Any]]] = {provider: [] for provider in options.providers}
             # Side by side: what else the machine does in a round concerns all of them.
             for _ in range(options.rounds):
                 for provider in options.providers:
-                    rounds[provider].append(measured(provider, count, port))
+                    rounds[provider].append(measured(provider, count, int(port)))
             for provider, taken in rounds.items():
                 print(line(count, provider, median_of(taken)), flush=True)
-    finally:
-        stub.terminate()
-        stub.wait()
     if not options.skip_imports:
         print("\n| operator module of | CPU | modules | memory |\n|---|---|---|---|")
         for provider in options.providers:

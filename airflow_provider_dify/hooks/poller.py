@@ -345,7 +345,7 @@ class Alarms:
     def __init__(self) -> None:
         self._ticks: dict[int, tuple[asyncio.TimerHandle, list[asyncio.Future[None]]]] = {}
 
-    def set(self, seconds: float, *, exact: bool = True) -> asyncio.Future[None]:
+    def set(self, seconds: float, *, exact: bool) -> asyncio.Future[None]:
         """Return a future that is done after so many seconds, a tenth of a second more at most.
 
         :param exact: Whether that holds for long sleeps too, which may else take a second more.
