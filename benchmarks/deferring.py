@@ -6,12 +6,12 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.integration.airflow_processes import Airflow, wait_for
+from tests.integration.airflow_processes import Airflow, processes_of, wait_for
 from tests.integration.postgres import Postgres
 
 DAGS = Path(__file__).parent / "dags"
@@ -37,7 +37,7 @@ class Taken:
 
     @classmethod
     def by(cls, leaders: list[int]) -> Taken:
-        told = [process_group(leader) for leader in leaders]
+        told = [session(leader) for leader in leaders]
         return cls(time.time(), sum(cpu for cpu, _ in told), sum(memory for _, memory in told))
 
     def share_since(self, before: Taken) -> float:
@@ -100,20 +100,14 @@ def deferred(
         yield tasks
 
 
-def process_group(leader: int) -> tuple[float, float]:
+def session(leader: int) -> tuple[float, float]:
     """Return CPU seconds and resident MiB of a process and all that it has started."""
     ticks, pages = 0, 0
-    for path in Path("/proc").iterdir():
-        if not path.name.isdigit():
-            continue
-        try:
+    for path in processes_of({leader}):
+        with suppress(FileNotFoundError, ProcessLookupError):
             fields = (path / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[2]) != leader:
-                continue
             ticks += int(fields[11]) + int(fields[12])
             pages += int((path / "statm").read_text().split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
     return ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from airflow_provider_dify.testing.runs import RunRecord
 from airflow_provider_dify.testing.server import DifyServer
-from tests.integration.airflow_processes import Airflow, wait_for
+from tests.integration.airflow_processes import Airflow, processes_of, wait_for
 
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(900)]
 
@@ -30,6 +30,7 @@ def airflow(dify: DifyServer, tmp_path_factory: pytest.TempPathFactory) -> Itera
     connection = {"conn_type": "dify", "host": dify.base_url, "password": dify.api_key("slow")}
     with Airflow(tmp_path_factory.mktemp("airflow"), connection, DAGS) as running:
         yield running
+    wait_for("the end of all that was started", lambda: not processes_of(running.sessions))
 
 
 def runs_of(dify: DifyServer, dag_id: str) -> list[RunRecord]:

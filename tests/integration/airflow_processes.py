@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +31,17 @@ def wait_for(what: str, condition: Callable[[], T], limit: float = LIMIT) -> T:
             raise AssertionError(f"{what}: not within {limit:g} s")
         time.sleep(0.2)
     return value
+
+
+def processes_of(sessions: Collection[int]) -> list[Path]:
+    """Return where ``/proc`` tells of the processes of some sessions, as far as they still run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            state, _, _, session, *_ = (path / "stat").read_text().rpartition(")")[2].split()
+            if int(session) in sessions and state != "Z":
+                found.append(path)
+    return found
 
 
 class Airflow:
@@ -65,6 +76,7 @@ class Airflow:
         self._database = database or f"sqlite:///{home / 'airflow.db'}"
         self._web = web
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.sessions: set[int] = set()
         self._port = free_port()
         self.rest = Rest(f"http://127.0.0.1:{self._port}")
         self._environment = {
@@ -117,6 +129,10 @@ class Airflow:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        # The processes that Airflow 2's scheduler starts leave its group, and would outlive it for ever.
+        for path in processes_of(self.sessions):
+            with suppress(ProcessLookupError):
+                os.kill(int(path.name), signal.SIGKILL)
 
     def start(self, name: str) -> None:
         """Start a process; what follows a dot in its name tells it from others of its kind."""
@@ -132,6 +148,7 @@ class Airflow:
                 stderr=log,
                 start_new_session=True,
             )
+        self.sessions.add(self._processes[name].pid)
 
     def signal(self, name: str, number: int) -> None:
         """Send a signal to a process and all that it has started."""
