@@ -6,7 +6,7 @@ VENV := .venvs/$(AIRFLOW_VERSION)
 BIN := $(VENV)/bin
 CONSTRAINTS := constraints/airflow-$(AIRFLOW_VERSION).txt
 READY := $(VENV)/.ready
-WORKERS ?= 4
+WORKERS ?= 6
 BENCH_AIRFLOW := 3.3.2
 BENCH_VENV := .venvs/bench
 BENCH_CONSTRAINTS := constraints/airflow-$(BENCH_AIRFLOW).txt
@@ -20,23 +20,26 @@ SOAK_SECONDS ?= 60
 SOAK_SEED ?= 7
 # All tests run on the newest and the oldest Airflow; on those between them, the tests whose outcome depends on Airflow.
 MATRIX := 3.0.6 3.1.8 3.2.2
-MATRIX_TESTS := $(wildcard tests/test_*.py) tests/hooks tests/operators tests/sensors tests/triggers tests/links tests/decorators \
-	tests/integration/test_example_dags.py::test_an_example_works tests/integration/test_secrets.py \
-	tests/integration/test_real_airflow.py tests/faults/test_submission_and_tries.py tests/faults/test_deadlines_and_lives.py
+MATRIX_TESTS := $(wildcard tests/test_*.py) tests/hooks/test_hook_methods.py tests/operators tests/sensors tests/triggers tests/links tests/decorators \
+	tests/faults/test_submission_and_tries.py tests/faults/test_deadlines_and_lives.py \
+	tests/integration/test_example_dags.py::test_an_example_works tests/integration/test_dags_test.py \
+	tests/integration/test_pytest_recipe.py
 PORT ?= 0
 
 # make demo DIFY_BASE_URL=… DIFY_API_KEY=… DIFY_INPUTS='{"text": "hi"}' runs the workflow of a real server.
 export DIFY_BASE_URL DIFY_API_KEY DIFY_INPUTS SCREENSHOTS CHROMIUM
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test bench matrix faults browser lint format docs wheel constraints clean
+.PHONY: help setup up down demo test processes bench matrix faults soak browser lint format docs wheel constraints clean
 
 help:
 	@echo "make demo        run a workflow from a DAG, against a local Dify server"
 	@echo "make up          start Airflow with its user interface, the example DAGs and a local Dify server; PORT=… chooses"
 	@echo "make down        end them"
-	@echo "make test        run all tests; AIRFLOW_VERSION=2.11.2 chooses another Airflow, PYTEST_ARGS=… a selection"
+	@echo "make test        run the tests but those of the next commands; AIRFLOW_VERSION=2.11.2 chooses another Airflow, PYTEST_ARGS=… a selection"
+	@echo "make processes   run the tests that start Airflow's processes, or DAGs that take long"
 	@echo "make faults      kill Airflow's real processes, with PostgreSQL, whose programs must be installed"
+	@echo "make soak        run many tasks while Airflow's processes or Dify are killed at random, with PostgreSQL"
 	@echo "make matrix      run the tests that depend on Airflow on $(MATRIX)"
 	@echo "make bench       measure waiting beside the triggers of other providers; BENCH_ARGS=--help tells more"
 	@echo "make browser     click through Airflow's user interface in Chromium; SCREENSHOTS=docs/images takes the docs' pictures"
@@ -84,15 +87,22 @@ down:
 test: $(READY)
 	@$(PYTEST) -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
+processes: $(READY)
+	@$(PYTEST) -m processes -n 4 --dist loadgroup $(PYTEST_ARGS)
+
 faults: $(READY)
 	@$(PYTEST) -m postgres tests/faults $(PYTEST_ARGS)
+
+soak: $(READY)
 	@$(BIN)/python -m tests.faults.soak --runs $(SOAK_RUNS) --seconds $(SOAK_SECONDS) --seed $(SOAK_SEED)
+	@$(BIN)/python -m tests.faults.soak --runs $(SOAK_RUNS) --seconds $(SOAK_SECONDS) --seed $(SOAK_SEED) --upgrades
 
 matrix: $(addprefix matrix-,$(MATRIX))
 
 matrix-%:
 	@echo "Airflow $*:"
-	@$(MAKE) --no-print-directory test AIRFLOW_VERSION=$* PYTEST_ARGS="$(MATRIX_TESTS) $(PYTEST_ARGS)"
+	@$(MAKE) --no-print-directory test AIRFLOW_VERSION=$* \
+		PYTEST_ARGS="-m 'not postgres and not browser' $(MATRIX_TESTS) $(PYTEST_ARGS)"
 
 browser: $(READY)
 	@$(PYTEST) -m browser tests/browser $(PYTEST_ARGS)

@@ -14,8 +14,9 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 
+from airflow_provider_dify.api.settings import check_roots
 from airflow_provider_dify.api.values import shape_of
-from airflow_provider_dify.exceptions import DifyConfigurationError
+from airflow_provider_dify.exceptions import DifyConfigurationError, DifyInvalidInputError
 from airflow_provider_dify.fields import (
     CONNECT_TIMEOUT_SECONDS,
     EXTRA_NAMES,
@@ -50,6 +51,14 @@ _PRINTABLE = re.compile(r"[\x21-\x7e]+")
 # A scheme without "//", such as "javascript:"; what follows the colon of a host is the number of a port.
 _BARE_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?!\d)")
 _MAX_PORT = 65535
+# A path as Airflow cuts it out of a connection's URI; a word with a colon or a blank is none.
+_PATH = re.compile(r"[A-Za-z0-9._~%-]+(?:/[A-Za-z0-9._~%-]+)*")
+_OTHER_SCHEMES = frozenset({"ftp", "ftps", "sftp", "ssh", "tcp", "ws", "wss", "file", "grpc", "socks5", "s3"})
+_NOT_THE_API = frozenset({"cloud.dify.ai", "dify.ai", "www.dify.ai", "docs.dify.ai"})
+_ROUTE = re.compile(r"/(?:workflows/run|workflows/logs|info|parameters|chat-messages|completion-messages)/?$")
+# What gateways put before the API alone.
+_API_PREFIXES = frozenset({"/api", "/api/dify", "/dify-api"})
+_DATASET_KEY = "dataset-"
 # What forms store for a field that was left empty.
 _BLANK = frozenset({"", "None"})
 # Airflow 2.11's Test button sends each extra also under the name of its field in the form.
@@ -69,6 +78,7 @@ class DifyConnection:
     :param connect_timeout: Seconds.
     :param read_timeout: Seconds.
     :param max_connections: Requests that the waiting tasks of a triggerer have under way at a time.
+    :param allowed_upload_roots: Folders and URI prefixes below which files to upload must be; None for anywhere.
     :param headers: Headers for a gateway.
     :param console_url: Dify's console, without a slash at the end; None where only a gateway is known.
     """
@@ -82,6 +92,7 @@ class DifyConnection:
     connect_timeout: float = CONNECT_TIMEOUT_SECONDS
     read_timeout: float = READ_TIMEOUT_SECONDS
     max_connections: int = MAX_CONNECTIONS
+    allowed_upload_roots: tuple[str, ...] | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     console_url: str | None = SAAS_CONSOLE_URL
 
@@ -104,6 +115,18 @@ class DifyConnection:
                 for length in range(len(secret) - 1, len("app-"), -1):
                     text = text.replace(secret[:length] + "…", "***…")
         return text
+
+    def check_app_key(self, conn_id: str) -> None:
+        """Refuse a key that cannot be of an app, before anything is sent with it.
+
+        :param conn_id: The connection's id, for the message.
+        :raises DifyConfigurationError: It is the key of a knowledge base.
+        """
+        if self.api_contract == SERVICE_API and self.api_key.startswith(_DATASET_KEY):
+            raise DifyConfigurationError(
+                f"Connection {conn_id!r}, field password: is the key of a knowledge base (dataset-…), which runs no "
+                "workflow. Put the key of the app (app-…) there; it is in Dify in the app, under API Access."
+            )
 
     def ca_bundle(self) -> bool | str:
         """Return what certificates are verified against: a path, True for the usual authorities, or False.
@@ -132,7 +155,8 @@ class DifyConnection:
 
         :param conn_id: The connection's id, for the messages.
         :param host: Base URL; empty means ``DIFY_API_BASE_URL``, else ``API_BASE_URL``, else the SaaS.
-        :param schema: ``http`` or ``https``, for a host without a scheme.
+        :param schema: ``http`` or ``https``, for a host without a scheme; or the path of the base URL, which is where
+            Airflow puts that of a connection's URI.
         :param port: Appended to a host without one; 0 counts as none.
         :param password: The app's API key.
         :param extra: The extra as a dict; see ``fields``.
@@ -152,6 +176,7 @@ class DifyConnection:
             connect_timeout=check.seconds("connect_timeout", values, CONNECT_TIMEOUT_SECONDS),
             read_timeout=check.seconds("read_timeout", values, READ_TIMEOUT_SECONDS),
             max_connections=check.count("max_connections", values, MAX_CONNECTIONS, MAX_CONNECTIONS_LIMIT),
+            allowed_upload_roots=check.upload_roots(values.get("allowed_upload_roots")),
             headers=check.headers(values.get("headers")),
             console_url=check.console_url(values.get("console_url"), base if api_contract == SERVICE_API else None),
         )
@@ -185,9 +210,7 @@ class _Check:
             named = ((name, os.environ.get(name, "").strip()) for name in HOST_VARIABLES)
             field_name, text = next(((f"host (from {n})", v) for n, v in named if v), ("host", SAAS_URL))
             schema = port = None
-        schema = (schema or "").strip().lower() or None
-        if schema not in (None, "http", "https"):
-            raise self._error("schema", f"must be http, https or empty and is {shape_of(schema)}.")
+        schema, path = self._schema(schema)
         if port and not 0 < port <= _MAX_PORT:
             raise self._error("port", f"must be a whole number from 1 to {_MAX_PORT}, or empty, and is {port}.")
         if "://" not in text:
@@ -195,7 +218,36 @@ class _Check:
         parts = self._url(text, field_name)
         if parts.port is None and port:
             parts = parts._replace(netloc=f"{parts.netloc.rstrip(':')}:{port}")
+        if path:
+            if parts.path.strip("/"):
+                raise self._error("schema", "holds a path, and the host has one too: put the whole URL into the host.")
+            parts = self._url(f"{urlunsplit(parts._replace(path=''))}/{path}", "schema")
+        self._no_console(parts, field_name)
         return parts._replace(path=parts.path.rstrip("/") or DEFAULT_PATH)
+
+    def _schema(self, schema: str | None) -> tuple[str | None, str]:
+        """Return scheme and path out of the field: Airflow puts the path of a connection's URI into it."""
+        text = (schema or "").strip().strip("/")
+        if text.lower() in ("http", "https", ""):
+            return text.lower() or None, ""
+        if not _PATH.fullmatch(text) or text.lower() in _OTHER_SCHEMES:
+            raise self._error(
+                "schema",
+                f"must be http, https, empty, or the path of the base URL such as v1, and is {shape_of(schema)}.",
+            )
+        return None, text
+
+    def _no_console(self, parts: SplitResult, field_name: str) -> None:
+        """Refuse addresses that are well known not to be the API's."""
+        if (parts.hostname or "") in _NOT_THE_API:
+            raise self._error(
+                field_name,
+                f"{parts.hostname} is Dify's web site and not its API: the base URL of the cloud is {SAAS_URL}.",
+            )
+        if _ROUTE.search(parts.path):
+            raise self._error(
+                field_name, "ends in a route of the API: give the address up to /v1, the routes are appended to it."
+            )
 
     def _url(self, text: str, field_name: str) -> SplitResult:
         """Split a URL that must be http(s) and nothing but scheme, host, port and path."""
@@ -227,6 +279,15 @@ class _Check:
                 "that no key has: copy the key alone, without 'Bearer' and without what surrounds it.",
             )
         return password
+
+    def upload_roots(self, value: Any) -> tuple[str, ...] | None:
+        if isinstance(value, str):
+            value = self._json("allowed_upload_roots", value) if value.strip().startswith("[") else [value.strip()]
+        try:
+            return check_roots(value)
+        except DifyInvalidInputError as error:
+            problem = error.message.removeprefix("allowed_upload_roots ")
+        raise self._error("allowed_upload_roots", problem)
 
     def contract(self, value: Any) -> str:
         if value is None:
@@ -349,7 +410,9 @@ class _Check:
                 return None
             if base.hostname == urlsplit(SAAS_URL).hostname:
                 return SAAS_CONSOLE_URL
-            return f"{base.scheme}://{base.netloc}"
+            # A server below a path of a gateway has its console there too; a longer path is of the API alone.
+            prefix = base.path.removesuffix(DEFAULT_PATH) if base.path.endswith(DEFAULT_PATH) else ""
+            return f"{base.scheme}://{base.netloc}{'' if prefix in _API_PREFIXES else prefix}"
         if not isinstance(value, str):
             raise self._error("console_url", f"must be a URL and is {shape_of(value)}.")
         text = value.strip()

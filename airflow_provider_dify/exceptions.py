@@ -56,6 +56,10 @@ class DifyFileRefusedError(DifyFileError, AirflowFailException):
     """A file of a run's outputs is not fetched: its address, or its size, is not one that was allowed."""
 
 
+class DifyOutputsError(DifyError, AirflowFailException):
+    """A run has succeeded and Airflow's XCom cannot carry its outputs; nothing was lost, and the run is named."""
+
+
 class DifyUnsupportedError(DifyError, AirflowFailException):
     """The connection's API contract or the server's version has no route for what was asked."""
 
@@ -87,7 +91,8 @@ class DifyProviderError(DifyError):
 class DifyRateLimitError(DifyError):
     """The server takes no further run or request now, and has not started one.
 
-    Dify reports its own limit as HTTP 400 with the text "Too many requests", gateways and billing as 429.
+    Dify reports its own limit as HTTP 400 with the text "Too many requests", gateways as 429. A quota that is used
+    up is a ``DifyQuotaError``.
 
     :param retry_after: Seconds the server asks to wait; None where it does not say.
     """
@@ -95,6 +100,10 @@ class DifyRateLimitError(DifyError):
     def __init__(self, message: str = "", *, retry_after: float | None = None, **kwargs: Any) -> None:
         super().__init__(message, **kwargs)
         self.retry_after = retry_after
+
+
+class DifyQuotaError(DifyRateLimitError, AirflowFailException):
+    """HTTP 429 for a submission that waiting does not help: the plan's or the gateway's quota of runs is used up."""
 
 
 class DifyServerError(DifyError):
@@ -113,8 +122,9 @@ class DifyTransportError(DifyError):
 
     :param sent: False when it is certain that the server got no complete request, so that sending it
         again cannot start a second run.
-    :param cause: ``name`` (not known to DNS), ``refused``, ``certificate``, ``tls`` or ``timeout``; None for others.
-    :param detail: What OpenSSL says of a certificate or a handshake.
+    :param cause: ``proxy``, ``certificate``, ``tls``, ``plain_http`` (the server speaks no TLS), ``name`` (not known
+        to DNS), ``refused``, ``unreachable``, ``closed`` or ``timeout``; None for others.
+    :param detail: What OpenSSL or the system says, where that helps.
     """
 
     def __init__(
@@ -136,11 +146,13 @@ class DifySubmissionUnknownError(DifyError):
     It is never sent again by itself: a second submission could start, and bill, a second run.
 
     :param reason: Why nothing is known, without what follows from it.
+    :param hint: What else the cause may be, where the server is one that says nothing when it refuses; empty otherwise.
     """
 
-    def __init__(self, message: str = "", *, reason: str = "", **kwargs: Any) -> None:
+    def __init__(self, message: str = "", *, reason: str = "", hint: str = "", **kwargs: Any) -> None:
         super().__init__(message, **kwargs)
         self.reason = reason
+        self.hint = hint
 
 
 class DifyRunError(DifyError):

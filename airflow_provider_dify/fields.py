@@ -101,6 +101,14 @@ EXTRA_FIELDS = (
         f"{MAX_CONNECTIONS}",
     ),
     ExtraField(
+        "allowed_upload_roots",
+        "Allowed upload roots",
+        'Folder or URI prefix, or a JSON list of them such as ["/data", "s3://bucket/in"], below which files to upload '
+        "must be. Empty means that a DAG may name any file.",
+        {"type": ["string", "null"]},
+        '["/data", "s3://bucket/in"]',
+    ),
+    ExtraField(
         "headers",
         "Gateway headers",
         'JSON object of headers that a gateway before Dify expects, such as {"X-Gateway-Token": "…"}; their values '

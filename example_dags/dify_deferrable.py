@@ -18,6 +18,7 @@ with DAG(
     start_date=datetime(2026, 1, 1),
     schedule=None,
     catchup=False,
+    default_args={"retries": 2},
     tags=["dify"],
     doc_md=__doc__,
 ):
@@ -28,7 +29,6 @@ with DAG(
         deferrable=True,
         timeout=timedelta(hours=1),
         max_poll_interval=30,
-        retries=2,
         retry_delay=timedelta(seconds=30),
     )
 

@@ -23,6 +23,7 @@ with DAG(
     start_date=datetime(2026, 1, 1),
     schedule=None,
     catchup=False,
+    default_args={"retries": 2},
     tags=["dify"],
     doc_md=__doc__,
 ):
@@ -38,7 +39,7 @@ with DAG(
 
     review = DifyRunWorkflowOperator(
         task_id="review",
-        inputs={"document": provide(), "title": "Contract of {{ dag_run.run_id }}"},
+        inputs={"document": {"path": provide()}, "title": "Contract of {{ dag_run.run_id }}"},
         output_files_to=f"{STORE}/reports",
         deferrable=True,
     )

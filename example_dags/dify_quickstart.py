@@ -20,6 +20,7 @@ with DAG(
     start_date=datetime(2026, 1, 1),
     schedule=None,
     catchup=False,
+    default_args={"retries": 2},
     params={"inputs": Param({"text": TEXT}, type="object", description="The inputs of the workflow")},
     tags=["dify"],
     doc_md=__doc__,

@@ -17,6 +17,7 @@ with DAG(
     start_date=datetime(2026, 1, 1),
     schedule=None,
     catchup=False,
+    default_args={"retries": 2},
     tags=["dify"],
     doc_md=__doc__,
 ):

@@ -8,6 +8,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from hypothesis import settings
+
+# A busy machine is no failure: no example has a time limit of its own.
+settings.register_profile("dify", deadline=None, database=None)
+settings.load_profile("dify")
+
 HOME = Path(tempfile.mkdtemp(prefix="dify-provider-tests-"))
 EXAMPLES = Path(__file__).resolve().parent.parent / "example_dags"
 

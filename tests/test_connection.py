@@ -51,6 +51,7 @@ def test_a_connection_with_nothing_but_a_key() -> None:
     assert asdict(parse(host=None, schema="", port=0)) == {
         "api_key": KEY,
         "max_connections": 4,
+        "allowed_upload_roots": None,
         **defaults,
         **times,
         **addresses,
@@ -78,6 +79,74 @@ def test_a_connection_with_nothing_but_a_key() -> None:
 )
 def test_the_base_url(host: str, schema: str | None, port: int | None, expected: str) -> None:
     assert parse(host=host, schema=schema, port=port).base_url == expected
+
+
+@pytest.mark.parametrize(
+    ("uri", "base_url"),
+    [
+        ("dify://:{key}@host:5001/v1", "https://host:5001/v1"),
+        ("dify://:{key}@host/v1/", "https://host/v1"),
+        ("dify://:{key}@host", "https://host/v1"),
+        ("dify://:{key}@host/tools/dify/v1?read_timeout=60", "https://host/tools/dify/v1"),
+        ("dify://:{key}@host:5001/http", "http://host:5001/v1"),
+        ("dify://http://:{key}@host:5001/v1", "http://host:5001/v1"),
+        ("dify://https://:{key}@host/tools/dify/v1", "https://host/tools/dify/v1"),
+        ("dify://:{key}@https%3A%2F%2Fhost%2Fv1", "https://host/v1"),
+        ("dify://:{key}@http%3A%2F%2Fhost%3A5001%2Fv1?verify=false", "http://host:5001/v1"),
+        ("dify://:{key}@", "https://api.dify.ai/v1"),
+        ("dify://:{key}@/v1", "https://api.dify.ai/v1"),
+    ],
+)
+def test_a_connection_as_a_uri_of_the_environment(monkeypatch: pytest.MonkeyPatch, uri: str, base_url: str) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_DIFY_DEFAULT", uri.format(key=KEY))
+    connection = DifyHook().connection
+    assert connection.base_url == base_url
+    assert connection.api_key == KEY
+
+
+@pytest.mark.parametrize(
+    ("host", "console"),
+    [
+        ("https://host/tools/dify/v1", "https://host/tools/dify"),
+        ("https://host/v1", "https://host"),
+        ("https://host/api/v1", "https://host"),
+        ("https://host/tools", "https://host"),
+        ("https://api.dify.ai/v1", "https://cloud.dify.ai"),
+    ],
+)
+def test_the_console_is_below_the_same_path(host: str, console: str) -> None:
+    assert parse(host=host).console_url == console
+
+
+def test_a_path_in_host_and_schema_is_refused() -> None:
+    assert "holds a path, and the host has one too" in refusal(host="https://a.com/v1", schema="tools")
+
+
+@pytest.mark.parametrize(
+    ("host", "text"),
+    [
+        ("https://cloud.dify.ai", "cloud.dify.ai is Dify's web site and not its API: the base URL of the cloud is"),
+        ("cloud.dify.ai/app/x/workflow", "https://api.dify.ai"),
+        ("https://dify.ai/v1", "https://api.dify.ai"),
+        ("https://api.dify.ai/v1/workflows/run", "ends in a route of the API"),
+        ("https://dify.example.com/v1/info/", "ends in a route of the API"),
+    ],
+)
+def test_an_address_that_is_well_known_not_to_be_the_api(host: str, text: str) -> None:
+    assert text in refusal(host=host)
+
+
+def test_the_key_of_a_knowledge_base_is_refused_for_an_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_DIFY_DEFAULT", json.dumps({"conn_type": "dify", "password": "dataset-S3cret"}))
+    with pytest.raises(DifyConfigurationError, match=r"key of a knowledge base \(dataset-…\).*\(app-…\)") as caught:
+        _ = DifyHook().connection
+    assert "S3cret" not in texts_of(caught.value)
+    ok, message = DifyHook().test_connection()
+    assert not ok
+    assert message.startswith("Field password: is the key of a knowledge base")
+    # Other hooks may use such a key, and a gateway's keys are its own.
+    assert parse(password="dataset-S3cret").api_key == "dataset-S3cret"
+    parse(password="dataset-S3cret", extra={"api_contract": "workflow-runs"}).check_app_key("dify_test")
 
 
 @pytest.mark.parametrize("host", [None, "", " \t"])
@@ -123,7 +192,8 @@ def test_a_host_that_is_refused(host: str, text: str) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("port", -1), ("port", 65536), ("schema", "ftp"), ("schema", "https://")])
 def test_a_port_or_a_schema_that_is_refused(name: str, value: Any) -> None:
-    must = f"must be http, https or empty and is str of length {len(value)}." if name == "schema" else ""
+    must = "must be http, https, empty, or the path of the base URL such as v1, and is str of length "
+    must = f"{must}{len(value)}." if name == "schema" else ""
     assert f"field {name}: {must}" in refusal(**{name: value})
 
 
@@ -170,6 +240,10 @@ GOOD_EXTRAS: list[tuple[str, Any, Any]] = [
     *[(name, value, 3600.0) for name in ("connect_timeout", "read_timeout") for value in (3600, "3600", "3.6e3")],
     *[("max_connections", value, 9) for value in (9, 9.0, "9", " 9 ")],
     ("max_connections", 100, 100),
+    ("allowed_upload_roots", " /data ", ("/data",)),
+    ("allowed_upload_roots", '["/data", "s3://bucket/in"]', ("/data", "s3://bucket/in")),
+    ("allowed_upload_roots", ["~/in"], ("~/in",)),
+    ("allowed_upload_roots", [], ()),
     ("headers", {}, {}),
     ("headers", {"X-Token": SECRET, "cookie": "a=b; c=d"}, {"X-Token": SECRET, "cookie": "a=b; c=d"}),
     ("headers", '{"X-Token": "a\\tb"}', {"X-Token": "a\tb"}),
@@ -258,6 +332,8 @@ BAD_EXTRAS: dict[str, list[Any]] = {
     " in the triggerer) and is dict of length 1.": [{"proxy": {"https": "http://proxy"}}],
     "connect_timeout: must be more than 0 and at most 3600 seconds and is ": [{"connect_timeout": n} for n in NUMBERS],
     "read_timeout: must be more than 0 and at most 3600 seconds and is ": [{"read_timeout": n} for n in NUMBERS],
+    "allowed_upload_roots: must be a list of folders": [{"allowed_upload_roots": value} for value in (7, {"a": 1})],
+    "allowed_upload_roots: must hold absolute paths": [{"allowed_upload_roots": v} for v in ("data", '["a"]', [7])],
     "max_connections: must be a whole number from 1 to 100 and is ": [
         {"max_connections": n} for n in (0, -1, 101, 1.5, "many", True, [4], math.inf, 10**400)
     ],

@@ -205,6 +205,7 @@ class _FormData(dict[str, str]):
         return [self[name]] if name in self else []
 
 
+@pytest.mark.processes
 def test_the_form_of_airflow_3_without_the_classic_forms_packages() -> None:
     """Airflow 3.0 and 3.1 read the classic methods with stand-ins for the packages that they do not have."""
     connections = pytest.importorskip("airflow.api_fastapi.core_api.services.ui.connections", reason="Airflow 3 only")
@@ -247,6 +248,7 @@ LISTED = {
 }
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("kind", LISTED)
 def test_the_command_line_lists_it_without_a_warning(kind: str) -> None:
     done = subprocess.run(

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from airflow_provider_dify.api.identity import marker
+from airflow_provider_dify.api.outages import is_outage
 from airflow_provider_dify.api.polling import UNKNOWN_GRACE_SECONDS, Deadline, Look
 from airflow_provider_dify.api.runs import RunStatus, WorkflowRun
 from airflow_provider_dify.api.server import Server
@@ -78,6 +79,7 @@ class Submitted:
     :param number: The try that has written this; None where it is not known.
     :param settled: Whether the run is accounted for: its outputs, or its id, have been handed over. A retry that
         Airflow starts all the same takes them once more, and a clear leaves the run alone.
+    :param ended: Runs of the same marker that the server's shutdown has stopped, and after which another was submitted.
     """
 
     life: int
@@ -86,10 +88,13 @@ class Submitted:
     task_id: str | None = None
     number: int | None = None
     settled: bool = False
+    ended: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return what is kept."""
-        return asdict(self)
+        """Return what is kept: nothing but what JSON knows, which Airflow 3.3 insists on."""
+        kept = asdict(self)
+        ended = kept.pop("ended")
+        return {**kept, "ended": list(ended)} if ended else kept
 
     @classmethod
     def read(cls, kept: Any) -> Submitted | None:
@@ -107,7 +112,12 @@ class Submitted:
             task_id=text_or_none(kept.get("task_id")),
             number=None if number is None else int(number),
             settled=kept.get("settled") is True,
+            ended=_texts(kept.get("ended")),
         )
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(each for each in value if isinstance(each, str)) if isinstance(value, (list, tuple)) else ()
 
 
 def search_deadline(deadline: Deadline, since: float, *, earlier: bool) -> Callable[[Server | None], Deadline]:
@@ -143,12 +153,15 @@ def takes_up(status: RunStatus, *, fail_on_partial_success: bool, fail_on_pause:
 EarlierRunFlow = Generator[LookAt | Sleep, Any, WorkflowRun | None]
 
 
-def look_at_earlier(workflow_run_id: str, clock: Callable[[], float]) -> EarlierRunFlow:
+def look_at_earlier(workflow_run_id: str, clock: Callable[[], float], deadline: Deadline) -> EarlierRunFlow:
     """Look at a run of an earlier try until the server tells its state.
 
+    :param workflow_run_id: The run.
+    :param clock: Returns unix seconds.
+    :param deadline: When waiting for a server that does not answer ends.
     :return: The run; None for one that the server does not show for ``UNKNOWN_GRACE_SECONDS``.
-    :raises DifyError: The server did not tell in ``EARLIER_RUN_SECONDS``: nothing is known then, and nothing new
-        may be started.
+    :raises DifyError: The server did not tell in ``EARLIER_RUN_SECONDS``, or was away until the deadline: nothing is
+        known then, and nothing new may be started.
     """
     began = clock()
     while True:
@@ -159,6 +172,8 @@ def look_at_earlier(workflow_run_id: str, clock: Callable[[], float]) -> Earlier
         if isinstance(look.error, DifyNotFoundError):
             if spent >= UNKNOWN_GRACE_SECONDS:
                 return None
-        elif look.error is not None and (is_final(look.error) or spent >= EARLIER_RUN_SECONDS):
-            raise look.error
+        elif look.error is not None:
+            is_away = is_outage(look.error) and deadline.left(clock()) > 0
+            if is_final(look.error) or (spent >= EARLIER_RUN_SECONDS and not is_away):
+                raise look.error
         yield Sleep(FIRST_LOOK_SECONDS)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 from airflow_provider_dify.api import human_input, runs
 from airflow_provider_dify.api.errors import Answer, error_for_answer
@@ -19,7 +19,7 @@ from airflow_provider_dify.api.human_input import HumanInputForm
 from airflow_provider_dify.api.runs import AppInfo, LogPage, StartedRun, UploadedFile, WorkflowRun
 from airflow_provider_dify.api.server import Server
 from airflow_provider_dify.api.tracing import Trace
-from airflow_provider_dify.api.values import decode_json, shape_of
+from airflow_provider_dify.api.values import MAX_ID_CHARS, decode_json, is_id, shape_of
 from airflow_provider_dify.exceptions import (
     DifyInvalidInputError,
     DifyNotFoundError,
@@ -30,7 +30,34 @@ from airflow_provider_dify.names import SERVICE_API, WORKFLOW_RUNS
 
 USER_MAX_CHARS = 255
 LOGS_MAX_LIMIT = 100
+LOGS_MAX_PAGE = 99_999
+LOGGED_STATUSES = ("succeeded", "failed", "stopped")
+_CHECK_FILTERS = (
+    "Check the filters of the logs: account must be the e-mail address of a member of the app's workspace, and status "
+    f"one of {', '.join(LOGGED_STATUSES)}."
+)
 NO_TRACE = Trace()
+
+_TOKEN_CHARS = 8
+_COMPARE_FORM = (
+    "Compare action and inputs with the form that get_human_input_form returns: its actions, and a value of the right "
+    "type for each of its fields. The run still waits for an answer."
+)
+_FORM_REMEDIES = {
+    "human_input_form_submitted": (
+        "A form can be answered once, and this one has been: by somebody else, or by an earlier try. Read how the run "
+        "goes on with get_workflow_run; if it is paused again, get_form_tokens tells the token of its next form."
+    ),
+    "human_input_form_expired": (
+        "The time to answer the form is over. Read with get_workflow_run what became of its run."
+    ),
+    "invalid_form_data": _COMPARE_FORM,
+    "invalid_param": _COMPARE_FORM,
+    "not_found": (
+        "There is no such form for the app whose API key is used. Take the token of the run's present form from "
+        "get_form_tokens, over the connection of the run's own app."
+    ),
+}
 
 T = TypeVar("T")
 
@@ -74,6 +101,7 @@ class Call:
     :param streaming: Whether the answer may be a stream of events.
     :param headers: Headers of this call alone.
     :param secret: What of the path no message may show; None where all of it may be shown.
+    :param remedies: What to do about errors of this call, by Dify's codes, where it is not the usual.
     """
 
     method: str
@@ -87,6 +115,7 @@ class Call:
     streaming: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
     secret: str | None = None
+    remedies: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def target(self) -> str:
@@ -120,7 +149,7 @@ class Operation(Generic[T]):
         :raises DifyError: It is one.
         """
         if not answer.ok:
-            raise error_for_answer(answer, self.call.what)
+            raise error_for_answer(answer, self.call.what, self.call.remedies, reads=self.call.method == "GET")
 
 
 def read_json(answer: Answer, what: str) -> Any:
@@ -165,8 +194,8 @@ class ApiContract(Protocol):
         *,
         user: str | None = None,
         account: str | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
+        created_after: datetime | str | None = None,
+        created_before: datetime | str | None = None,
         status: str | None = None,
         keyword: str | None = None,
         page: int = 1,
@@ -174,7 +203,9 @@ class ApiContract(Protocol):
     ) -> Operation[LogPage]:
         """Ask for a page of the workflow logs."""
 
-    def run_events(self, workflow_run_id: str, user: str, *, snapshot: bool) -> Operation[None]:
+    def run_events(
+        self, workflow_run_id: str, user: str, *, snapshot: bool, over_pauses: bool = False
+    ) -> Operation[None]:
         """Follow the events of a run."""
 
     def upload(self, upload: Upload, user: str) -> Operation[UploadedFile]:
@@ -201,14 +232,28 @@ class ApiContract(Protocol):
 def check_id(value: Any, field_name: str) -> str:
     """Return an opaque id.
 
-    :raises DifyInvalidInputError: It is no string or empty.
+    :raises DifyInvalidInputError: It is no string, empty, or cannot be an id.
     """
-    if not isinstance(value, str) or not value.strip():
-        raise DifyInvalidInputError(
-            f"{field_name} must be a non-empty string and is {shape_of(value)}. "
-            "If it comes from XCom, the task that pushes it may not have run."
+    if isinstance(value, str) and value.strip():
+        if not is_id(value.strip()):
+            raise DifyInvalidInputError(
+                f"{field_name} must be at most {MAX_ID_CHARS} printable characters, and neither . nor .., and is "
+                f"{shape_of(value)}. Nothing was sent: use it as Dify told it."
+            )
+        return value.strip()
+    if isinstance(value, Mapping):
+        why = (
+            "If it is what another task returned, that task has waited for its run and returned the outputs: set "
+            "wait_for_termination=False on the task that starts the run, and it returns the run's id."
         )
-    return value.strip()
+    elif isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        why = (
+            f"If these are the ids of a mapped task, map this task too: .partial(…).expand({field_name}=…) waits for "
+            "each of them."
+        )
+    else:
+        why = "If it comes from XCom, the task that pushes it may not have run."
+    raise DifyInvalidInputError(f"{field_name} must be a non-empty string and is {shape_of(value)}. {why}")
 
 
 def _check_uuid(value: Any, field_name: str) -> str:
@@ -222,14 +267,53 @@ def _check_uuid(value: Any, field_name: str) -> str:
         ) from None
 
 
-def _as_text(moment: datetime | None) -> str | None:
-    if moment is None:
+def _moment(value: Any, field_name: str) -> str | None:
+    """Return a moment as Dify reads it; the text of one may end in Z, which Python reads only from 3.11 on."""
+    if value is None:
         return None
+    moment = value
+    if isinstance(value, str):
+        text = value.strip()
+        try:
+            moment = datetime.fromisoformat(f"{text[:-1]}+00:00" if text[-1:] in ("Z", "z") else text)
+        except ValueError:
+            raise DifyInvalidInputError(
+                f"{field_name} is a text that is no time in ISO 8601 ({shape_of(value)}): write it as "
+                "2026-01-31T00:00:00+00:00, or pass a datetime with a time zone."
+            ) from None
+    if not isinstance(moment, datetime):
+        raise DifyInvalidInputError(
+            f"{field_name} must be a datetime with a time zone, or its text in ISO 8601, and is {shape_of(value)}."
+        )
     if moment.tzinfo is None:
         raise DifyInvalidInputError(
-            "created_after and created_before must be datetimes with a time zone; got a naive one."
+            f"{field_name} has no time zone: add one, such as datetime(2026, 1, 31, tzinfo=timezone.utc) or a text "
+            "that ends in Z."
         )
     return moment.isoformat(timespec="seconds")
+
+
+def _whole_number(value: Any, field_name: str, most: int) -> str:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        shown = str(value) if isinstance(value, int) and not isinstance(value, bool) else shape_of(value)
+        raise DifyInvalidInputError(f"{field_name} must be a whole number from 1 to {most} and is {shown}.")
+    return str(value)
+
+
+def _filter_text(value: Any, field_name: str) -> str | None:
+    if value is not None and (not isinstance(value, str) or not value):
+        raise DifyInvalidInputError(f"{field_name} must be a non-empty string or None and is {shape_of(value)}.")
+    return value
+
+
+def _logged_status(value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and value in LOGGED_STATUSES):
+        return None if value is None else str(getattr(value, "value", value))
+    shown = repr(str(getattr(value, "value", value))[:40]) if isinstance(value, str) else shape_of(value)
+    raise DifyInvalidInputError(
+        f"status must be one of {', '.join(LOGGED_STATUSES)} and is {shown}: Dify filters its logs by no other. Leave "
+        "it out and read the status of each run that is listed."
+    )
 
 
 class ServiceApi:
@@ -298,8 +382,8 @@ class ServiceApi:
         *,
         user: str | None = None,
         account: str | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
+        created_after: datetime | str | None = None,
+        created_before: datetime | str | None = None,
         status: str | None = None,
         keyword: str | None = None,
         page: int = 1,
@@ -307,32 +391,44 @@ class ServiceApi:
     ) -> Operation[LogPage]:
         """Ask for a page of the workflow logs, newest first.
 
-        :raises DifyInvalidInputError: ``limit`` is not 1 to 100, or a time has no time zone.
+        :raises DifyInvalidInputError: A filter is of another type, a status or a limit is none that Dify takes, or a
+            time has no time zone.
         """
-        if not 1 <= limit <= LOGS_MAX_LIMIT:
-            raise DifyInvalidInputError(f"limit must be 1 to {LOGS_MAX_LIMIT} rows a page and is {limit}.")
         query = {
-            "created_by_end_user_session_id": user,
-            "created_by_account": account,
-            "created_at__after": _as_text(created_after),
-            "created_at__before": _as_text(created_before),
-            "status": status,
-            "keyword": keyword,
-            "page": str(page),
-            "limit": str(limit),
+            "created_by_end_user_session_id": _filter_text(user, "user"),
+            "created_by_account": _filter_text(account, "account"),
+            "created_at__after": _moment(created_after, "created_after"),
+            "created_at__before": _moment(created_before, "created_before"),
+            "status": _logged_status(status),
+            "keyword": _filter_text(keyword, "keyword"),
+            "page": _whole_number(page, "page", LOGS_MAX_PAGE),
+            "limit": _whole_number(limit, "page_size", LOGS_MAX_LIMIT),
         }
         call = Call(
             "GET",
             "/workflows/logs",
             "Reading the workflow logs",
             query={name: value for name, value in query.items() if value is not None},
+            remedies=dict.fromkeys(("invalid_param", "bad_request", ""), _CHECK_FILTERS),
         )
         return Operation(call, lambda answer: runs.parse_log_page(read_json(answer, call.what), answer.server_version))
 
-    def run_events(self, workflow_run_id: str, user: str, *, snapshot: bool = False) -> Operation[None]:
-        """Follow a run's events (1.14 and later); ``user`` must be the submission's (API facts, section 9)."""
+    def run_events(
+        self, workflow_run_id: str, user: str, *, snapshot: bool = False, over_pauses: bool = False
+    ) -> Operation[None]:
+        """Follow a run's events (1.14 and later; API facts, section 9).
+
+        :param user: The ``user`` of the submission.
+        :param snapshot: Whether the past is replayed first.
+        :param over_pauses: Whether the stream stays open while the run waits for a human. It has no end of its own
+            without a snapshot: stop reading at ``workflow_finished``.
+        """
         run_id = self.check_run_id(workflow_run_id)
-        query = {"user": user} | ({"include_state_snapshot": "true"} if snapshot else {})
+        query = {"user": user}
+        if snapshot:
+            query["include_state_snapshot"] = "true"
+        if over_pauses:
+            query["continue_on_pause"] = "true"
         call = Call(
             "GET",
             f"/workflow/{run_id}/events",
@@ -448,7 +544,9 @@ class WorkflowRunsApi:
         """There are no logs in this contract."""
         raise self._unsupported("list or find runs")
 
-    def run_events(self, workflow_run_id: str, user: str, *, snapshot: bool = False) -> Operation[None]:
+    def run_events(
+        self, workflow_run_id: str, user: str, *, snapshot: bool = False, over_pauses: bool = False
+    ) -> Operation[None]:
         """There is no events route in this contract."""
         raise self._unsupported("follow a run's events")
 
@@ -550,12 +648,17 @@ def _form_path(form_token: str) -> tuple[str, str]:
 
 
 class _SinceHumanInput(Operation[T]):
-    """An operation that older servers do not have: they answer its path with a page (API facts, section 1)."""
+    """An operation on a form, which older servers do not have: they answer its path with a page (API facts, section 1).
+
+    Errors have advice about forms, by their codes: the texts differ, and the one of an unknown form repeats its path,
+    and with it the token.
+    """
 
     def check(self, answer: Answer) -> None:
         """Let an answer pass that is no error.
 
         :raises DifyUnsupportedError: The server does not have the route.
+        :raises DifyError: It is an error; the form's token is not in it.
         """
         if answer.status == HTTPStatus.NOT_FOUND and answer.is_html and not self._is_there(answer):
             told = answer.server_version
@@ -563,7 +666,19 @@ class _SinceHumanInput(Operation[T]):
             raise DifyUnsupportedError(
                 f"{self.call.what} needs Dify 1.14 or later, {which}. Nothing was changed.", status_code=404
             )
-        super().check(answer)
+        if not answer.ok:
+            error = error_for_answer(answer, self.call.what, _FORM_REMEDIES)
+            error.message = self._without_token(error.message)
+            error.args = (error.message,)
+            raise error
+
+    def _without_token(self, text: str) -> str:
+        secret = self.call.secret or ""
+        for token in {secret, unquote(secret)} - {""}:
+            # A short one is no token of Dify's, and may stand in any word.
+            text = text.replace(f"/human_input/{token}", "/human_input/***")
+            text = text.replace(token, "***") if len(token) >= _TOKEN_CHARS else text
+        return text
 
     @staticmethod
     def _is_there(answer: Answer) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from airflow_provider_dify.api.errors import without_retry_advice
+from airflow_provider_dify.api.errors import USE_WORKFLOW_APP, is_unpublished, without_retry_advice
 from airflow_provider_dify.api.runs import AppInfo
 from airflow_provider_dify.api.server import Server
 from airflow_provider_dify.api.values import excerpt
@@ -53,7 +53,7 @@ def wrong_mode(info: AppInfo) -> str:
     """Return what is said of an app of another type."""
     return (
         f"The key is of the app {excerpt(info.name, _NAME_CHARS)!r}, which is of the type "
-        f"{excerpt(str(info.mode), 40)}: only apps of the type workflow can be run. Use the API key of a workflow app."
+        f"{excerpt(str(info.mode), 40)}: only apps of the type workflow can be run. {USE_WORKFLOW_APP}"
     )
 
 
@@ -71,7 +71,8 @@ def problem(error: DifyError, base_url: str, app: AppInfo | None = None) -> str:
     :param app: The app, where it was learned before the error.
     """
     if isinstance(error, DifyTransportError):
-        return _unreachable(error, base_url)
+        # Without a cause it is no error of the network: the proxy has answered, or Airflow's own store has not.
+        return unreachable(error.cause, error.detail, base_url) if error.cause else without_retry_advice(error.message)
     told = without_retry_advice(error.message)
     headline = _headline(error, base_url, app)
     return f"{headline} {told}" if headline else told
@@ -85,7 +86,7 @@ def _headline(error: DifyError, base_url: str, app: AppInfo | None) -> str:
         return "The app's API access is switched off." if known else "The server refuses access."
     if isinstance(error, DifyAppError):
         name = f"The app {excerpt(app.name, _NAME_CHARS)!r}" if app else "The app"
-        return f"{name} has not been published: publish it in Dify."
+        return f"{name} has not been published." if is_unpublished(error) else f"{name} is of another type."
     if isinstance(error, DifyNotFoundError):
         question = " Is /v1 missing?" if not base_url.endswith("/v1") else ""
         return f"There is no Dify API at {base_url}.{question}"
@@ -99,25 +100,43 @@ def _headline(error: DifyError, base_url: str, app: AppInfo | None) -> str:
     return ""
 
 
-def _unreachable(error: DifyTransportError, base_url: str) -> str:
-    if error.cause == "certificate":
+_CHECK_ADDRESS = "Check the base URL and the port in it, the proxy, and that the machine of Airflow may reach it."
+_WHY = {
+    "name": "its host name is not known here",
+    "refused": "nothing listens there: the connection was refused",
+    "unreachable": "there is no way through the network to it",
+    "timeout": "it did not answer in time",
+    "closed": "the connection was closed before the answer was complete",
+}
+
+
+def unreachable(cause: str | None, detail: str, address: str) -> str:
+    """Return why there is no complete answer and what to do: the one text for tasks, hooks and the Test button.
+
+    :param cause: As that of ``DifyTransportError``.
+    :param detail: What OpenSSL or the system says; of a proxy, its address.
+    :param address: What was asked.
+    """
+    if cause == "certificate":
         return (
-            f"The certificate of {base_url} is not trusted ({error.detail or 'no details'}). Put the path of the CA "
-            "bundle that signs it into the field Verify TLS, or use the name that the certificate is for."
+            f"The certificate of {address} is not trusted ({detail or 'no details'}). Put the path of the CA bundle "
+            "that signs it into the connection's field Verify TLS (verify), or use the name that the certificate is "
+            "for."
         )
-    if error.cause == "tls":
+    if cause == "plain_http":
         return (
-            f"No TLS connection with {base_url} ({error.detail or 'no details'}). If the server speaks plain http, let "
-            "the base URL begin with http://; if it asks for a client certificate, name one."
+            f"No TLS connection with {address}: the server does not speak TLS. If it speaks plain http, let the base "
+            "URL begin with http://; a host without a scheme counts as https."
         )
-    why = {
-        "name": "its host name is not known here",
-        "refused": "nothing listens there: the connection was refused",
-        "timeout": "it did not answer in time",
-    }.get(error.cause or "")
-    if why is None:
-        return without_retry_advice(error.message)
-    return (
-        f"There is no complete answer from {base_url}: {why}. Check the base URL and the port in it, the proxy, and "
-        "that the machine of Airflow may reach it."
-    )
+    if cause == "tls":
+        return (
+            f"No TLS connection with {address} ({detail or 'no details'}). If the server asks for a client "
+            "certificate, name one in the connection's field Client certificate (client_cert)."
+        )
+    if cause == "proxy":
+        return (
+            f"There is no complete answer from {address}: the proxy {detail} cannot be reached, or does not let the "
+            "request through. Check the connection's field Proxy (proxy), and the proxy variables of the environment."
+        )
+    why = _WHY.get(cause or "") or f"the connection broke ({detail or 'no details'})"
+    return f"There is no complete answer from {address}: {why}. {_CHECK_ADDRESS}"

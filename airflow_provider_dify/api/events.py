@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_dify.api.errors import error_for_event
-from airflow_provider_dify.api.values import decode_json, text_or_none
+from airflow_provider_dify.api.values import decode_json, id_or_none, text_or_none
 from airflow_provider_dify.exceptions import DifyError, DifyResponseError
 
 MAX_EVENT_BYTES = 32 * 1024 * 1024
@@ -148,8 +148,8 @@ def parse_event(text: bytes | str, name: str | None = None) -> Event:
     return Event(
         event=event,
         data=data,
-        workflow_run_id=text_or_none(payload.get("workflow_run_id")),
-        task_id=text_or_none(payload.get("task_id")),
+        workflow_run_id=id_or_none(payload.get("workflow_run_id")),
+        task_id=id_or_none(payload.get("task_id")),
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_provider_dify.api.outages import is_shutdown_text
 from airflow_provider_dify.api.polling import Deadline
 from airflow_provider_dify.api.runs import LoggedRun, LogPage, RunStatus
 from airflow_provider_dify.api.server import Server
@@ -55,6 +56,7 @@ def find_run(
     chance: Callable[[], float],
     wanted: Callable[[LoggedRun], bool] | None = None,
     streamed: bool = True,
+    ended: Collection[str] = (),
 ) -> FindFlow:
     """Look markers up until a run of one of them is listed.
 
@@ -72,6 +74,7 @@ def find_run(
         accounted for.
     :param streamed: Whether the submission was streamed: before Dify 1.9.2 such a run is never listed once its
         stream is closed.
+    :param ended: Runs of the same markers that are known to have ended, and after which another was submitted.
     """
     looks = failures = 0
     server = Server()
@@ -87,14 +90,16 @@ def find_run(
                 continue
             assert isinstance(answer, LogPage)
             server = Server(answer.server_version)
-            runs = [run for run in answer.runs if run.user in (None, marker)]
+            runs = [run for run in answer.runs if run.user in (None, marker) and run.workflow_run_id not in ended]
             if not runs:
                 continue
             # A marker has one run, unless a DAG run was deleted and triggered again by the same id.
             newest = max(runs, key=lambda run: run.created_at or 0)
             if wanted is None or wanted(newest):
                 return Found(newest.workflow_run_id, marker)
-            latest_is_settled = latest_is_settled or marker == markers[0]
+            # After a shutdown of the server the same try submits again, and that run may still be queued.
+            was_replaced = is_shutdown_text(newest.error)
+            latest_is_settled = latest_is_settled or (marker == markers[0] and not was_replaced)
         looks, failures = looks + 1, failures + 1 if error else 0
         if error is None and streamed and not server.survives_closed_stream:
             return NotFound(f"Dify {server.version} never lists a run whose stream was closed")

@@ -59,12 +59,21 @@ def find_runs(api: ApiContract, filters: Mapping[str, Any], limit: int) -> Flow[
     :param limit: Rows to return at most.
     """
     if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise DifyInvalidInputError(f"limit must be a whole number of at least 1 and is {shape_of(limit)}.")
+        raise DifyInvalidInputError(f"limit must be a whole number of at least 1 and is {_shown(limit)}.")
     pages = RunPages(api, filters, min(limit, LOGS_MAX_LIMIT))
     found: list[LoggedRun] = []
     while pages.next is not None and len(found) < limit:
         found += pages.take((yield pages.next))
     return found[:limit]
+
+
+def probe(api: ApiContract) -> Operation[Any]:
+    """Return the cheapest call that any server answers, be it with an error of its own."""
+    return api.get_run(_PROBE_RUN_ID) if api.name == WORKFLOW_RUNS else api.info()
+
+
+def _shown(value: Any) -> str:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else shape_of(value)
 
 
 def test_connection(api: ApiContract, base_url: str) -> Flow[tuple[bool, str]]:
@@ -87,5 +96,5 @@ def test_connection(api: ApiContract, base_url: str) -> Flow[tuple[bool, str]]:
 
 def _known_to_gateway(api: ApiContract) -> Flow[str]:
     with suppress(DifyRunNotFoundError):
-        yield api.get_run(_PROBE_RUN_ID)
+        yield probe(api)
     return diagnosis.success_of_gateway()

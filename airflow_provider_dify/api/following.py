@@ -8,23 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
+from airflow_provider_dify.api.deferring import HandOver
 from airflow_provider_dify.api.errors import without_retry_advice
-from airflow_provider_dify.api.events import LAST_EVENTS, PING, WORKFLOW_PAUSED, Event, EventDecoder
+from airflow_provider_dify.api.events import (
+    ERROR,
+    HUMAN_INPUT_REQUIRED,
+    PING,
+    WORKFLOW_FINISHED,
+    WORKFLOW_PAUSED,
+    WORKFLOW_STARTED,
+    Event,
+    EventDecoder,
+)
 from airflow_provider_dify.api.polling import Ended, Look
 from airflow_provider_dify.api.runs import RunStatus
+from airflow_provider_dify.api.server import Server
 from airflow_provider_dify.api.steps import StepLog
 from airflow_provider_dify.api.values import excerpt
 from airflow_provider_dify.api.waiting import LookAt, Request, Say, Sleep, WaitFlow, WaitResult
 from airflow_provider_dify.exceptions import DifyError, DifyNotFoundError, DifyUnsupportedError
 
 FollowFlow = Generator["Request | ReadEvents", Any, WaitResult]
+HandOverFlow = Generator["Request | ReadEvents", Any, WaitResult | HandOver]
 
 LAST_EVENTS_SECONDS = 1.5
 """Time for the events that are under way when the row already says that the run has ended."""
 # A row can lag behind the event that named the run (API facts 3.2), and the events route asks for the row.
 _MISSING_AT_MOST = 3
+# A stream that is cut while its run waits for a human is opened again, so often; then the row says when to.
+_REOPENED_AT_MOST = 30
+# The stream is kept over a pause, and nothing follows these.
+_LAST = frozenset({ERROR, WORKFLOW_FINISHED})
 
 
 @dataclass(frozen=True)
@@ -47,11 +63,13 @@ class Heard:
     :param events: Events, in their order.
     :param ended: Whether the stream has ended; it was closed then.
     :param error: Why, where that was not the run's doing.
+    :param refused: Whether no stream could be opened, since others have taken all that there may be.
     """
 
     events: tuple[Event, ...] = ()
     ended: bool = False
     error: DifyError | None = None
+    refused: bool = False
 
 
 class EventReader:
@@ -62,23 +80,37 @@ class EventReader:
         self.ended = False
 
     def feed(self, chunk: bytes) -> list[Event]:
-        """Return the events that these bytes complete, up to the last one of the stream."""
+        """Return the events that these bytes complete, up to the run's last one; a pause is not the last."""
         events = []
         for event in self._decoder.feed(chunk):
             if event.event == PING or self.ended:
                 continue
             events.append(event)
-            self.ended = event.event in LAST_EVENTS
+            self.ended = event.event in _LAST
         return events
 
 
+@overload
+def followed(flow: WaitFlow, steps: StepLog, *, user: str | None, clock: Callable[[], float]) -> FollowFlow: ...
+
+
+@overload
 def followed(
-    flow: WaitFlow,
+    flow: Generator[Request, Any, WaitResult | HandOver],
     steps: StepLog,
     *,
     user: str | None,
     clock: Callable[[], float],
-) -> FollowFlow:
+) -> HandOverFlow: ...
+
+
+def followed(
+    flow: Generator[Request, Any, WaitResult | HandOver],
+    steps: StepLog,
+    *,
+    user: str | None,
+    clock: Callable[[], float],
+) -> HandOverFlow:
     """Let a wait tell the steps of its run as they happen, and a table of them at its end.
 
     A ``workflow_finished`` cuts the sleep short, so the look that decides follows at once.
@@ -95,7 +127,7 @@ def followed(
         try:
             request = flow.send(told)
         except StopIteration as end:
-            result: WaitResult = end.value
+            result: WaitResult | HandOver = end.value
             break
         if isinstance(request, Sleep) and follower.may_listen:
             yield from follower.listen(request.seconds)
@@ -104,13 +136,12 @@ def followed(
             told = yield request
             if isinstance(request, LookAt) and isinstance(told, Look):
                 yield from follower.looked(told)
+    if isinstance(result, HandOver):
+        return result
     for line in steps.closing():
         yield Say(line)
     if isinstance(result, Ended) and not steps.is_known and not follower.has_given_up:
-        yield Say(
-            f"The steps of Dify run {steps.workflow_run_id} are not known: Dify 1.14 and later tell them, and only "
-            "while a run is at work."
-        )
+        yield Say(f"The steps of Dify run {steps.workflow_run_id} are not known: {follower.why_unknown()}.")
     if isinstance(result, Ended) and not result.run.status.is_success:
         return replace(result, failed_step=steps.failure(result.run.error))
     return result
@@ -128,27 +159,37 @@ class _Follower:
         self._user = user
         self._clock = clock
         self._status: RunStatus | None = None
+        self._server = Server()
         self._listening = False
         self._over = False
         self._pass_over = False
         self._missing = 0
+        self._reopened = 0
+        self._is_paused = False
         self._cut_short = False
+        self._has_ended = False
+        self._was_refused = False
         self.has_given_up = False
 
     @property
     def may_listen(self) -> bool:
         """Whether the next sleep is spent on events."""
         if self._pass_over:
-            # A paused run whose row still says running would be replayed, and looked at, without a rest.
+            # A paused run would be replayed, and polled, without a rest where the server ends its stream at the pause.
             self._pass_over = False
             return False
-        return not self._over and self._user is not None and self._status in (None, RunStatus.RUNNING)
+        if self._over or self._user is None:
+            return False
+        if self._status is RunStatus.PAUSED:
+            return self._listening or self._reopened < _REOPENED_AT_MOST
+        return self._status in (None, RunStatus.RUNNING)
 
     def looked(self, look: Look) -> Generator[ReadEvents | Say, Any, None]:
-        """Learn from a look; after the one that shows the end, take the events that are still under way."""
+        """Learn from a poll; after the one that shows the end, take the events that are still under way."""
         if look.run is None:
             return
         self._status = look.run.status
+        self._server = Server(look.run.server_version or self._server.version)
         self._user = self._user or look.run.user
         if self._status.is_terminal and self._listening:
             yield from self._hear(LAST_EVENTS_SECONDS)
@@ -162,26 +203,52 @@ class _Follower:
             if left > 0:
                 yield Sleep(left)
 
+    def why_unknown(self) -> str:
+        """Return why no step is known at the end of the wait."""
+        if not self._server.has_run_events:
+            return f"Dify {self._server.version} does not tell them, as 1.14 and later do"
+        if self._has_ended or not self._was_refused:
+            return (
+                "the run ended before its events could be read, and Dify (1.14 and later) replays them only while "
+                "a run is at work"
+            )
+        return "other tasks of this machine held all the event streams that it may hold to one server"
+
     def _hear(self, seconds: float) -> Generator[ReadEvents | Say, Any, None]:
         assert self._user is not None
         until = self._clock() + seconds
         self._cut_short = False
         self._listening = True
-        while self._listening and (left := until - self._clock()) > 0:
+        while self._listening and not self._cut_short and (left := until - self._clock()) > 0:
             heard = yield ReadEvents(self._run_id, self._user, left)
             assert isinstance(heard, Heard)
+            self._was_refused = self._was_refused or heard.refused
             for line in self._steps.take(heard.events):
                 yield Say(line)
+            self._note(heard.events)
             if heard.ended:
                 self._listening = False
                 yield from self._ended(heard)
 
+    def _note(self, events: tuple[Event, ...]) -> None:
+        """Learn of a pause, which a poll is to show at once, and of a resume and the end."""
+        for event in events:
+            if event.event in (HUMAN_INPUT_REQUIRED, WORKFLOW_PAUSED):
+                self._is_paused = True
+            elif event.event in (WORKFLOW_STARTED, WORKFLOW_FINISHED):
+                self._is_paused = False
+                self._has_ended = self._has_ended or event.event == WORKFLOW_FINISHED
+        paused_now = any(event.event == WORKFLOW_PAUSED for event in events) and self._is_paused
+        self._cut_short = paused_now and self._status is not RunStatus.PAUSED
+
     def _ended(self, heard: Heard) -> Generator[Say, Any, None]:
         last = heard.events[-1].event if heard.events else None
-        if heard.error is None and last in LAST_EVENTS:
-            self._cut_short = True
-            self._pass_over = last == WORKFLOW_PAUSED
-            self._over = last != WORKFLOW_PAUSED
+        if heard.error is None and last in _LAST:
+            self._cut_short = self._over = True
+            return
+        if self._is_paused or self._status is RunStatus.PAUSED:
+            self._reopened += 1
+            self._pass_over = True
             return
         if _is_missing(heard.error) and self._missing < _MISSING_AT_MOST:
             self._missing += 1

@@ -7,17 +7,22 @@ not known whether a server takes a value, it is let through: the server then dec
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_provider_dify.api.server import Server
-from airflow_provider_dify.api.values import int_or_none, shape_of
+from airflow_provider_dify.api.values import as_text, int_or_none, shape_of
 from airflow_provider_dify.exceptions import DifyInvalidInputError, DifyResponseError
 
 TEXT_TYPES = ("text-input", "paragraph")
 FILE_INPUTS = ("file", "file-list")
 
+_NATIVE = (
+    " If it comes from a template of a DAG with render_template_as_native_obj=True, which reads a text as Python, "
+    "`| tojson` keeps the text."
+)
 _MEBIBYTE = 1024 * 1024
 _LIMIT_NAMES = {
     "image": "image_file_size_limit",
@@ -35,6 +40,35 @@ STOCK_LIMITS: Mapping[str, int] = {
 
 
 @dataclass(frozen=True)
+class FileRules:
+    """What files an app allows in one place; what is empty allows anything.
+
+    :param types: Dify's types, for example ``document``.
+    :param extensions: Extensions of ``custom`` files.
+    :param methods: How a file may get there: ``local_file`` (an upload), ``remote_url``.
+    :param number: How many files there may be at most; None for no limit.
+    """
+
+    types: tuple[str, ...] = ()
+    extensions: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    number: int | None = None
+
+    @classmethod
+    def parse(cls, described: Any) -> FileRules:
+        """Read them out of a form's field, or out of ``file_upload``, which counts where it is switched on."""
+        if not isinstance(described, Mapping) or described.get("enabled") is False:
+            return cls()
+        number = int_or_none(described.get("number_limits"))
+        return cls(
+            types=_texts(described.get("allowed_file_types")),
+            extensions=_texts(described.get("allowed_file_extensions")),
+            methods=_texts(described.get("allowed_file_upload_methods")),
+            number=number if number and number > 0 else None,
+        )
+
+
+@dataclass(frozen=True)
 class FormField:
     """One variable of the form.
 
@@ -43,7 +77,7 @@ class FormField:
     :param required: Whether a run is refused without it.
     :param max_length: Longest text in characters, or most files of a file-list; None for no limit.
     :param options: What a ``select`` may be.
-    :param file_types: What a file may be, for example ``document``; empty where the form does not say.
+    :param files: What a file may be.
     """
 
     name: str
@@ -51,7 +85,7 @@ class FormField:
     required: bool = False
     max_length: int | None = None
     options: tuple[Any, ...] = ()
-    file_types: tuple[str, ...] = ()
+    files: FileRules = FileRules()
 
 
 @dataclass(frozen=True)
@@ -60,14 +94,14 @@ class InputForm:
 
     :param fields: The form's variables by name.
     :param is_complete: Whether every entry of the form could be read. Otherwise no name counts as undeclared.
-    :param file_types: What the files of the run itself (``sys.files``) may be.
+    :param files: What the files of the run itself (``sys.files``) may be.
     :param limits: Largest upload in bytes for each of ``image``, ``video``, ``audio`` and ``document`` (all others).
     :param server_version: As the server tells it.
     """
 
     fields: Mapping[str, FormField] = field(default_factory=dict)
     is_complete: bool = True
-    file_types: tuple[str, ...] = ()
+    files: FileRules = FileRules()
     limits: Mapping[str, int] = field(default_factory=lambda: dict(STOCK_LIMITS))
     server_version: str | None = None
 
@@ -83,14 +117,26 @@ class InputForm:
                 f"The answer about the app's parameters should have a list user_input_form and has {shape_of(entries)}."
             )
         fields = [each for each in map(_field_of, entries) if each is not None]
-        upload = payload.get("file_upload")
         return cls(
             fields={each.name: each for each in fields},
             is_complete=len(fields) == len(entries),
-            file_types=_texts(upload.get("allowed_file_types")) if isinstance(upload, Mapping) else (),
+            files=FileRules.parse(payload.get("file_upload")),
             limits=_limits(payload.get("system_parameters")),
             server_version=server_version,
         )
+
+    def read(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return inputs with each value as what the form says that it is, where that is beyond doubt.
+
+        A number or a truth value is the text that a native template has made it of, where the form says text. The
+        JSON text of an object, a file or a list of files is read. Everything else stays as it is.
+
+        :param inputs: The run's inputs as JSON has them.
+        """
+        return {
+            name: _read(self.fields[name].type, value) if name in self.fields else value
+            for name, value in inputs.items()
+        }
 
     def problems(self, inputs: Mapping[str, Any]) -> list[str]:
         """Return a sentence for each input that the server would refuse, or drop without a word.
@@ -136,20 +182,20 @@ class InputForm:
             return _select_problem(each, value)
         if each.type == "number":
             return _number_problem(value)
-        if each.type == "checkbox":
-            # Whatever is no object passes: texts such as "yes" are understood, others are handed on.
-            return f"must be true or false and is {shape_of(value)}." if isinstance(value, Mapping) else None
         if each.type == "json_object":
             return self._object_problem(value)
         if each.type in FILE_INPUTS:
             return _file_problem(each, value)
+        # A checkbox takes anything: a text such as "yes" is understood, and whatever else is handed on.
         return None
 
     def _object_problem(self, value: Any) -> str | None:
         # What versions before 1.14 did with a text was not observed, and nothing is what all take for no object.
         if isinstance(value, Mapping) or not value or not Server(self.server_version).refuses_json_text:
             return None
-        remedy = " Pass the object itself, not its JSON text." if isinstance(value, str) else ""
+        remedy = (
+            " The text is no JSON object: pass the object itself, or its JSON text." if isinstance(value, str) else ""
+        )
         return f"must be an object (a mapping) and is {shape_of(value)}.{remedy}"
 
 
@@ -171,8 +217,32 @@ def _field_of(entry: Any) -> FormField | None:
         required=described.get("required") is True,
         max_length=length if length and length > 0 else None,
         options=tuple(options) if isinstance(options, list) else (),
-        file_types=_texts(described.get("allowed_file_types")),
+        files=FileRules.parse(described),
     )
+
+
+def _read(kind: str, value: Any) -> Any:
+    if kind in (*TEXT_TYPES, "select"):
+        return as_text(value)
+    wanted: type | None = {"json_object": dict, "file": dict, "file-list": list}.get(kind)
+    if wanted is None or not isinstance(value, str) or not value.strip().startswith("{" if wanted is dict else "["):
+        return value
+    try:
+        found = json.loads(value, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        return value
+    # A text never names a local file by a mapping in it: somebody else may have written it.
+    if kind != "json_object" and any(map(_names_local_file, [found] if isinstance(found, dict) else found)):
+        return value
+    return found if isinstance(found, wanted) else value
+
+
+def _names_local_file(value: Any) -> bool:
+    return isinstance(value, dict) and not {"path", "saved_to"}.isdisjoint(value)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _texts(value: Any) -> tuple[str, ...]:
@@ -192,7 +262,7 @@ def _limits(payload: Any) -> dict[str, int]:
 
 def _text_problem(each: FormField, value: Any) -> str | None:
     if not isinstance(value, str):
-        return f"must be a text and is {shape_of(value)}."
+        return f"must be a text and is {shape_of(value)}.{_NATIVE}"
     if each.max_length is not None and len(value) > each.max_length:
         return f"has {len(value):,} characters, and the form allows {each.max_length:,}."
     return None
@@ -228,7 +298,7 @@ def _file_problem(each: FormField, value: Any) -> str | None:
     if value == "" and not each.required:
         return None
     if not isinstance(value, (list, tuple)):
-        return f"must be a list of files and is {shape_of(value)}."
+        return f"must be a list of files and is {shape_of(value)}: put it into a list."
     if each.max_length is not None and len(value) > each.max_length:
         return f"has {len(value)} files, and the form allows {each.max_length}."
     for index, item in enumerate(value):
@@ -240,10 +310,11 @@ def _file_problem(each: FormField, value: Any) -> str | None:
 
 def _one_file_problem(each: FormField, value: Any, place: str) -> str | None:
     if not isinstance(value, Mapping):
-        return f"{place}must be a file and is {shape_of(value)}."
+        remedy = " Pass one of the files." if isinstance(value, list) and not place else ""
+        return f"{place}must be a file and is {shape_of(value)}.{remedy}"
     kind = value.get("type")
     if not isinstance(kind, str) or not kind:
         return f"{place}has no 'type', such as 'document' or 'image'."
-    if each.file_types and kind != "custom" and kind not in each.file_types:
-        return f"{place}is of the type {kind!r}, and the form allows {', '.join(map(repr, each.file_types))}."
+    if each.files.types and kind != "custom" and kind not in each.files.types:
+        return f"{place}is of the type {kind!r}, and the form allows {', '.join(map(repr, each.files.types))}."
     return None

@@ -16,6 +16,7 @@ from airflow_provider_dify.exceptions import (
     DifyRunTimeoutError,
 )
 
+STOPPED = "Dify was asked to stop it."
 NEW_RUN = "A retry of the task starts a new run."
 NEW_RUN_UNLESS_ACTIVE = (
     "A retry of the task starts a new run, or takes this one up where Dify still shows it as active."
@@ -28,6 +29,10 @@ LEFT_BEHIND = "It was not stopped and runs on: a retry of the task starts a seco
 SAVED_ON_RETRY = (
     "A retry of the task takes this run up and saves its outputs. So does a DifyWorkflowRunSensor with its id, also "
     "after the task was cleared, which would start a new run."
+)
+SENSOR_SAVES = (
+    "Dify keeps the outputs: a DifyWorkflowRunSensor with the run's id and outputs_to saves them. A retry would end "
+    "the same way, so the task is not retried; a clear starts a new run."
 )
 LOST_ON_RETRY = (
     "A retry of the task starts a new run; a DifyWorkflowRunSensor with the id of this one saves its outputs instead."
@@ -76,7 +81,7 @@ def retry_after_timeout(*, asked_to_stop: bool, remembered: bool, findable: bool
     :param findable: Whether the next try looks for the run by its marker.
     """
     if asked_to_stop:
-        return NEW_RUN_UNLESS_ACTIVE if findable and not remembered else NEW_RUN
+        return f"{STOPPED} {NEW_RUN_UNLESS_ACTIVE if findable and not remembered else NEW_RUN}"
     return TAKEN_UP if findable or remembered else LEFT_BEHIND
 
 
@@ -89,8 +94,8 @@ def timeout_error(
 ) -> DifyRunTimeoutError:
     """Return the exception for a run that had not ended at the deadline."""
     return kind(
-        f"Dify run {workflow_run_id} had not ended at the deadline {deadline}; it was {status_words(status)}. "
-        f"Raise timeout if such runs take longer. {on_retry}",
+        f"Dify run {workflow_run_id} had not ended at the deadline {deadline}, which follows from {deadline.limit}; it "
+        f"was {status_words(status)}. Raise {deadline.limit} if such runs take longer. {on_retry}",
         workflow_run_id=workflow_run_id,
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from airflow_provider_dify.api.events import HUMAN_INPUT_REQUIRED, LAST_EVENTS, EventDecoder
+from airflow_provider_dify.api.human_input import HumanInputRequest, parse_request
 from airflow_provider_dify.api.values import excerpt, text_or_none
 
 # The server closes a paused run's snapshot by itself; this bounds the wait for one that does not.
@@ -32,6 +33,10 @@ class PauseReader:
         """Return a sentence for each question."""
         return questions_of(self._reasons)
 
+    def requests(self) -> list[HumanInputRequest]:
+        """Return what is asked, form by form."""
+        return [request for request in map(parse_request, self._reasons) if request is not None]
+
     def form_tokens(self) -> list[str]:
         """Return the tokens of the forms that wait for an answer."""
         tokens = (text_or_none(reason.get("form_token")) for reason in self._reasons)
@@ -45,15 +50,18 @@ def questions_of(reasons: Iterable[dict[str, Any]]) -> list[str]:
 
 def _question(reason: dict[str, Any]) -> str | None:
     # The reason's form_token gives access to the form, so it stays out of the log.
-    title = text_or_none(reason.get("node_title")) or text_or_none(reason.get("node_id"))
-    if title is None:
+    request = parse_request(reason)
+    if request is None:
         return None
-    actions = reason.get("actions")
-    names = [
-        text_or_none(action.get("title")) or str(action.get("id"))
-        for action in (actions if isinstance(actions, list) else [])
-        if isinstance(action, dict)
-    ]
-    asked = excerpt(text_or_none(reason.get("form_content")) or "a decision").rstrip(".")
-    choices = f" Possible answers: {', '.join(names)}." if names else ""
-    return f"The step {title!r} asks a human: {asked}.{choices}"
+    asked = excerpt(request.form.content or "a decision").rstrip(".")
+    names = ", ".join(excerpt(action.title, 60) for action in request.form.actions)
+    choices = f" Possible answers: {names}." if names else ""
+    return f"The step {excerpt(request.title, 60)!r} asks a human: {asked}.{choices}{_elsewhere(reason, request)}"
+
+
+def _elsewhere(reason: dict[str, Any], request: HumanInputRequest) -> str:
+    """Say where a form is answered that this API may not answer."""
+    if "form_token" not in reason or request.form_token is not None:
+        return ""
+    channels = ", ".join(excerpt(channel, 60) for channel in request.approval_channels)
+    return f" It is answered outside of this API{f': {channels}' if channels else ''}."

@@ -27,6 +27,9 @@ EXECUTION_TIMEOUT_MARGIN_SECONDS = 5.0
 # After the trigger has seen the end, reading the outputs may take this long, whatever the deadline.
 COLLECT_SECONDS = 60.0
 
+TIMEOUT = "timeout"
+EXECUTION_TIMEOUT = "execution_timeout"
+
 
 @dataclass(frozen=True)
 class Deadline:
@@ -36,9 +39,11 @@ class Deadline:
     restart.
 
     :param at: Unix seconds.
+    :param limit: Name of the parameter that sets it.
     """
 
     at: float
+    limit: str = TIMEOUT
 
     @classmethod
     def after(
@@ -51,15 +56,16 @@ class Deadline:
         :param started_at: Unix seconds at which the task's try started.
         :param execution_timeout: Airflow's limit of that try; it is kept by a small margin.
         """
-        at = submitted_at + timeout
-        if execution_timeout is not None:
-            limit = execution_timeout.total_seconds()
-            at = min(at, started_at + limit - min(EXECUTION_TIMEOUT_MARGIN_SECONDS, limit / 10))
-        return cls(at)
+        own = cls(submitted_at + timeout)
+        if execution_timeout is None:
+            return own
+        limit = execution_timeout.total_seconds()
+        at = started_at + limit - min(EXECUTION_TIMEOUT_MARGIN_SECONDS, limit / 10)
+        return cls(at, EXECUTION_TIMEOUT) if at < own.at else own
 
     def at_least(self, moment: float) -> Deadline:
         """Return the later of this deadline and a moment in unix seconds."""
-        return Deadline(max(self.at, moment))
+        return replace(self, at=max(self.at, moment))
 
     def left(self, now: float) -> float:
         """Return the seconds left, negative after the deadline."""
@@ -137,7 +143,7 @@ class Watch:
 
     def first_wait(self, schedule: PollSchedule, deadline: Deadline, now: float, chance: float) -> float:
         """Return the seconds to wait before the first look."""
-        return max(0.0, min(schedule.delay(0, 0, None, chance), deadline.left(now)))
+        return max(0.0, min(schedule.delay(self.looks, 0, None, chance), deadline.left(now)))
 
     def decide(
         self, look: Look, *, now: float, deadline: Deadline, schedule: PollSchedule, chance: float

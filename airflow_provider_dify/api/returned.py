@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from airflow_provider_dify.api.plain import as_list, is_list
 from airflow_provider_dify.api.uploads import is_path_object
 from airflow_provider_dify.api.values import shape_of
 from airflow_provider_dify.exceptions import DifyInvalidInputError
@@ -26,8 +27,8 @@ def inputs_and_files(returned: Any, function: str) -> tuple[dict[str, Any], list
         return dict(returned), None
     if isinstance(returned, tuple) and len(returned) == 2:
         inputs, files = returned
-        if (inputs is None or isinstance(inputs, Mapping)) and (files is None or _is_list(files)):
-            return dict(inputs or {}), None if files is None else list(files)
+        if (inputs is None or isinstance(inputs, Mapping)) and (files is None or is_list(files)):
+            return dict(inputs or {}), as_list(files)
         shape = f"a tuple of {shape_of(inputs)} and {shape_of(files)}"
     else:
         shape = shape_of(returned)
@@ -47,8 +48,4 @@ def without_path_objects(value: Any) -> Any:
             key: str(item) if key == "path" and is_path_object(item) else without_path_objects(item)
             for key, item in value.items()
         }
-    return [without_path_objects(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    return [without_path_objects(item) for item in value] if is_list(value) else value

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from airflow_provider_dify.api.values import (
+    id_or_none,
     int_or_none,
     number_or_none,
     object_or_none,
@@ -91,7 +92,7 @@ class WorkflowRun:
     @property
     def app_id(self) -> str | None:
         """The app's id, which servers tell only as the system variable ``sys.app_id`` of the inputs."""
-        return text_or_none(self.inputs.get("sys.app_id"))
+        return id_or_none(self.inputs.get("sys.app_id"))
 
     @property
     def user(self) -> str | None:
@@ -222,14 +223,14 @@ def _run(data: dict[str, Any], run_id: str, what: str) -> WorkflowRun:
         status=status,
         outputs=outputs,
         error=error,
-        workflow_id=text_or_none(data.get("workflow_id")),
+        workflow_id=id_or_none(data.get("workflow_id")),
         inputs=object_or_none(data.get("inputs")) or {},
         elapsed_time=number_or_none(data.get("elapsed_time")),
         total_tokens=int_or_none(data.get("total_tokens")),
         total_steps=int_or_none(data.get("total_steps")),
         created_at=int_or_none(data.get("created_at")),
         finished_at=int_or_none(data.get("finished_at")),
-        task_id=text_or_none(data.get("task_id")),
+        task_id=id_or_none(data.get("task_id")),
         reasons=tuple(r for r in reasons if isinstance(r, dict)) if isinstance(reasons, list) else (),
     )
 
@@ -265,10 +266,10 @@ def parse_submitted(payload: Any, server_version: str | None = None) -> StartedR
     data = _mapping(payload, what)
     inner = data.get("data") if isinstance(data.get("data"), dict) else {}
     assert isinstance(inner, dict)
-    run_id = text_or_none(data.get("workflow_run_id")) or text_or_none(inner.get("id"))
+    run_id = id_or_none(data.get("workflow_run_id")) or id_or_none(inner.get("id"))
     if run_id is None:
-        raise DifyResponseError(f"{what} names no workflow_run_id; its keys are {sorted(data)[:12]}.")
-    task_id = text_or_none(data.get("task_id"))
+        raise DifyResponseError(f"{what} names no workflow_run_id that can be one; its keys are {sorted(data)[:12]}.")
+    task_id = id_or_none(data.get("task_id"))
     run = None
     if inner.get("status") is not None:
         run = replace(_run(inner, run_id, what), task_id=task_id)
@@ -309,7 +310,7 @@ def _status_or_none(value: Any, error: str | None) -> RunStatus | None:
 
 def _logged_run(row: Any) -> LoggedRun | None:
     run = row.get("workflow_run") if isinstance(row, dict) else None
-    run_id = text_or_none(run.get("id")) if isinstance(run, dict) else None
+    run_id = id_or_none(run.get("id")) if isinstance(run, dict) else None
     if run_id is None or not isinstance(run, dict):
         return None
     error = text_or_none(run.get("error"))
@@ -342,7 +343,7 @@ def parse_upload(payload: Any) -> UploadedFile:
     """
     what = "The answer to the upload"
     data = _mapping(payload, what)
-    file_id = text_or_none(data.get("id"))
+    file_id = id_or_none(data.get("id"))
     if file_id is None:
         raise DifyResponseError(f"{what} names no file id; its keys are {sorted(data)[:12]}.")
     return UploadedFile(

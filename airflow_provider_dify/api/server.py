@@ -53,6 +53,16 @@ class Server:
         return self._since(1, 12, 0)
 
     @property
+    def may_refuse_silently(self) -> bool:
+        """Whether refused inputs of a streaming run may be answered with silence (API facts, section 2.1).
+
+        Seen on a release of 1.14, told of 1.13, and over with 1.15. It is only ever part of a message: builds of one
+        number differ.
+        """
+        number = self.number
+        return number is None or (1, 13, 0) <= number < (1, 15, 0)
+
+    @property
     def has_run_events(self) -> bool:
         """Whether ``GET /workflow/{run_id}/events`` exists (API facts, section 1)."""
         return self._since(1, 14, 0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -15,6 +17,7 @@ MAX_INTERVAL_SECONDS = 5.0
 TIMEOUT_SECONDS = 300.0
 FAILURE_INTERVAL_SECONDS = 30.0
 SUBMIT_TIMEOUT_SECONDS = 10.0
+DEFER_AFTER_SECONDS = 3.0
 
 RESPONSE_MODES = ("streaming", "blocking")
 
@@ -34,6 +37,22 @@ def check_choice(value: Any, field_name: str, choices: tuple[str, ...]) -> str:
         shown = repr(value[:40]) if isinstance(value, str) else shape_of(value)
         raise DifyInvalidInputError(f"{field_name} must be one of {', '.join(choices)} and is {shown}.")
     return str(value)
+
+
+def check_bool(value: Any, field_name: str) -> bool:
+    """Return a boolean as it is: Python counts the text ``"false"`` as true.
+
+    :raises DifyInvalidInputError: It is another value.
+    """
+    if isinstance(value, bool):
+        return value
+    shown = repr(value[:40]) if isinstance(value, str) else shape_of(value)
+    hint = f" Write {value.strip().title()} without quotes." if _is_bool_text(value) else ""
+    raise DifyInvalidInputError(f"{field_name} must be True or False and is {shown}.{hint}")
+
+
+def _is_bool_text(value: Any) -> bool:
+    return isinstance(value, str) and value.strip().lower() in ("true", "false")
 
 
 def bytes_of(value: Any, field_name: str) -> int:
@@ -61,6 +80,15 @@ def seconds_of(value: Any, field_name: str) -> float:
     return float(seconds)
 
 
+def seconds_or_zero(value: Any, field_name: str) -> float:
+    """Return a duration as seconds, 0 or more.
+
+    :raises DifyInvalidInputError: It is neither a number nor a timedelta, not finite, or negative.
+    """
+    is_zero = not isinstance(value, bool) and value in (0, timedelta(0))
+    return 0.0 if is_zero else seconds_of(value, field_name)
+
+
 @dataclass(frozen=True)
 class PollSchedule:
     """The distances between looks at a run.
@@ -84,11 +112,13 @@ class PollSchedule:
         """Build a schedule from what a DAG author passes.
 
         :param first: Seconds, or a timedelta, to the first look.
-        :param longest: Seconds, or a timedelta, between looks at most.
+        :param longest: Seconds, or a timedelta, between looks at most; None for 5 s, or the first where that is more.
         :param names: What the two are called on the operator or sensor.
         :raises DifyInvalidInputError: An interval is not positive, or the longest is below the first.
         """
-        schedule = cls(first=seconds_of(first, names[0]), longest=seconds_of(longest, names[1]))
+        shortest = seconds_of(first, names[0])
+        longest = max(MAX_INTERVAL_SECONDS, shortest) if longest is None else seconds_of(longest, names[1])
+        schedule = cls(first=shortest, longest=longest)
         if schedule.longest < schedule.first:
             raise DifyInvalidInputError(
                 f"{names[1]} ({schedule.longest:g} s) must not be below {names[0]} ({schedule.first:g} s)."
@@ -130,3 +160,25 @@ class PollSchedule:
             wait = min(wait * self.factor ** min(failures, 32), limit)
         wait *= 1 + self.jitter * (2 * chance - 1)
         return max(wait, retry_after or 0.0)
+
+
+def check_roots(value: Any) -> tuple[str, ...] | None:
+    """Return the folders and prefixes of URIs below which files may be uploaded; None where nothing is limited.
+
+    :raises DifyInvalidInputError: It is no list of absolute paths and URIs.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str) or not isinstance(value, Collection) or isinstance(value, (bytes, Mapping)):
+        raise DifyInvalidInputError(
+            "allowed_upload_roots must be a list of folders and URI prefixes "
+            f"and is {shape_of(value)}: put it into a list."
+        )
+    roots = [os.fspath(each) if isinstance(each, os.PathLike) else each for each in value]
+    for each in roots:
+        if not isinstance(each, str) or not (each.startswith(("/", "~")) or "://" in each) or not each.isprintable():
+            raise DifyInvalidInputError(
+                "allowed_upload_roots must hold absolute paths such as '/data' and URI prefixes such as "
+                f"'s3://bucket/folder'; one is {shape_of(each)}."
+            )
+    return tuple(roots)

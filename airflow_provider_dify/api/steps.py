@@ -6,7 +6,7 @@ of what is not printable before it gets into a log.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,7 @@ class Step:
     :param seconds: Time it took; None while it is at work.
     :param tokens: Tokens used; None where nothing is told.
     :param error: Error text, fit for a log.
+    :param key: What tells it from all other steps of the run.
     """
 
     node_id: str
@@ -51,6 +52,7 @@ class Step:
     tokens: int | None = None
     error: str = ""
     told_start: bool = False
+    key: str = ""
 
     @property
     def name(self) -> str:
@@ -70,15 +72,22 @@ class StepLog:
 
     :param workflow_run_id: The run.
     :param redact: Takes the connection's secrets out of a text.
+    :param logged: Steps that another process has logged, by their keys, with the status that it has logged.
     """
 
     workflow_run_id: str
     redact: Callable[[str], str] = str
+    logged: Mapping[str, str] = field(default_factory=dict)
     _steps: dict[str, Step] = field(default_factory=dict)
     _texts: dict[str, _Text] = field(default_factory=dict)
     _rounds: dict[str, int] = field(default_factory=dict)
     _failed: Step | None = None
     _untold: int = 0
+
+    def logged_steps(self) -> dict[str, str]:
+        """Return what ``logged`` of the process is that goes on; the oldest where there are very many."""
+        steps = list(self._steps.values())[:TABLE_ROWS]
+        return {step.key: step.status for step in steps if step.told_start or step.status != "running"}
 
     @property
     def is_known(self) -> bool:
@@ -100,7 +109,7 @@ class StepLog:
                 lines += self._starts(fresh)
             if event.event in _FINISHED:
                 ended = self._finished(event)
-                if ended is not None:
+                if ended is not None and self.logged.get(ended.key) != ended.status:
                     lines += self._starts([step for step in fresh if step is not ended and _holds(step, ended)])
                     lines += self._said(ended.node_id)
                     lines.append(self._line(ended, _outcome(ended)))
@@ -177,7 +186,8 @@ class StepLog:
         if step is None:
             title = self._clean(data.get("title"), _TITLE_CHARS, self._clean(node_id, _TITLE_CHARS))
             parents = (text_or_none(data.get("iteration_id")), text_or_none(data.get("loop_id")))
-            step = Step(node_id, title, kind, tuple(parent for parent in parents if parent and parent != node_id))
+            above = tuple(parent for parent in parents if parent and parent != node_id)
+            step = Step(node_id, title, kind, above, told_start=key in self.logged, key=key)
             if len(self._steps) >= MAX_STEPS:
                 return self._one_too_many(step, event)
             self._steps[key] = step

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 from airflow_provider_dify.api.calls import Operation
 from airflow_provider_dify.api.errors import Answer, error_for_answer
-from airflow_provider_dify.api.events import ERROR, LAST_EVENTS, PING, Event, EventDecoder
+from airflow_provider_dify.api.events import ERROR, LAST_EVENTS, Event, EventDecoder
+from airflow_provider_dify.api.refusals import WHAT, RunNaming
 from airflow_provider_dify.api.runs import StartedRun
-from airflow_provider_dify.api.submission import WHAT, Refusal, submission_errors
+from airflow_provider_dify.api.submission import SilentStream, silence_hint, submission_errors
 from airflow_provider_dify.exceptions import (
     DifyError,
     DifyRunTimeoutError,
@@ -22,55 +24,84 @@ class StreamReader:
     """Reads the stream of a new run to the run's end.
 
     :param user: The ``user`` of the submission, for the message of a stream that broke too early.
+    :param submission: The body that is sent.
     """
 
-    def __init__(self, user: str) -> None:
+    def __init__(self, user: str, submission: Mapping[str, Any] | None = None) -> None:
         self._user = user
+        self._submission = submission
+        self._server_version: str | None = None
         self._decoder = EventDecoder()
-        self.workflow_run_id: str | None = None
+        self._naming = RunNaming()
         self.ended = False
+
+    @property
+    def workflow_run_id(self) -> str | None:
+        """The run, once an event has named it."""
+        return self._naming.named.workflow_run_id if self._naming.named is not None else None
+
+    def opened(self, answer: Answer) -> None:
+        """Take the head of the answer."""
+        self._server_version = answer.server_version
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """Take bytes of the stream and yield its events, without pings.
 
-        :raises Refusal: An ``error`` event before any that names the run.
-        :raises DifyError: An ``error`` event after that.
+        :raises Refusal: Events say that no run exists; none of them was yielded.
+        :raises DifyError: An ``error`` event after one that named the run.
         """
         for event in self._decoder.feed(chunk):
-            if event.event == PING:
-                continue
-            self.workflow_run_id = self.workflow_run_id or event.workflow_run_id
-            self.ended = event.event in LAST_EVENTS
-            if event.event == ERROR:
+            named = self.workflow_run_id
+            if event.event == ERROR and named is not None:
+                self.ended = True
                 error = event.error(WHAT)
-                if self.workflow_run_id is None:
-                    raise Refusal(error)
-                error.workflow_run_id = self.workflow_run_id
+                error.workflow_run_id = named
                 raise error
-            yield event
-            if self.ended:
-                return
+            for certain in self._naming.take(event):
+                self.ended = certain.event in LAST_EVENTS
+                yield certain
+                if self.ended:
+                    return
 
-    def errors(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def errors(self) -> Iterator[None]:
         """Let errors out as what they leave behind: a run that goes on, one that may exist, or none."""
-        return submission_errors("streaming", self._user, lambda: self.workflow_run_id)
+        with submission_errors("streaming", self._user, lambda: self.workflow_run_id):
+            try:
+                yield
+            except DifyError:
+                self._close()
+                raise
 
     def end(self, *, timed_out: bool) -> None:
         """Say that no more bytes come, after a loop that ``ended`` did not stop.
 
-        :raises DifyError: Always: the run itself has not ended.
+        :raises Refusal: The stream ended within a synthetic pair.
+        :raises DifyError: Otherwise always: the run itself has not ended.
         """
+        self._close()
         if timed_out and self.workflow_run_id is not None:
             raise DifyRunTimeoutError(
                 f"Dify run {self.workflow_run_id} had not ended when the stream's timeout struck. It goes on: wait for "
                 "it with DifyWorkflowRunSensor.",
                 workflow_run_id=self.workflow_run_id,
             )
+        if self._naming.is_silent:
+            raise SilentStream(
+                "the stream ended, or fell silent, before it named the run",
+                hint=silence_hint(self._server_version, self._submission),
+            )
         raise DifyTransportError(
             f"The stream ended before the run {self.workflow_run_id or 'was named'}. A run that was named goes on: "
             "read how it ends with get_workflow_run.",
             sent=True,
         )
+
+    def _close(self) -> None:
+        if self.workflow_run_id is None:
+            for event in self._decoder.close():
+                self._naming.take(event)
+        self._naming.close()
 
 
 def no_stream(answer: Answer, operation: Operation[StartedRun]) -> DifyError:

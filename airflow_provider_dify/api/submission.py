@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from http import HTTPStatus
+from typing import Any
 
 from airflow_provider_dify.api.errors import Answer
-from airflow_provider_dify.api.events import ERROR, LAST_EVENTS, WORKFLOW_STARTED, Event, EventDecoder
+from airflow_provider_dify.api.events import LAST_EVENTS, WORKFLOW_STARTED, Event, EventDecoder
+from airflow_provider_dify.api.refusals import Refusal, RunNaming
 from airflow_provider_dify.api.runs import StartedRun
-from airflow_provider_dify.api.values import object_or_none, text_or_none
+from airflow_provider_dify.api.server import Server
+from airflow_provider_dify.api.values import excerpt, id_or_none, object_or_none
 from airflow_provider_dify.exceptions import (
     DifyError,
     DifyResponseError,
@@ -21,7 +24,7 @@ from airflow_provider_dify.exceptions import (
 
 RATE_LIMIT_FIRST_SECONDS = 5.0
 RATE_LIMIT_LONGEST_SECONDS = 30.0
-WHAT = "Starting the workflow run"
+_NAMES_AT_MOST = 12
 
 
 class Fate(str, Enum):
@@ -55,19 +58,64 @@ def fate_of(error: DifyError, response_mode: str) -> Fate:
     return Fate.REFUSED
 
 
-def unknown_error(reason: str, user: str) -> DifySubmissionUnknownError:
-    """Return the exception for a submission whose fate is unknown."""
-    return DifySubmissionUnknownError(
-        f"The submission was sent and Dify did not tell which run it started: {reason.rstrip('.')}. The run may be "
-        "queued or running, and it was not sent a second time. Look for the user "
-        f"{user!r} in the app's logs in Dify before you clear or retry this task: "
-        "a retry may start a second run.",
-        reason=reason,
+class SilentStream(DifyTransportError):
+    """A stream that began as it should, and fell silent before any event.
+
+    :param hint: What that may mean on this server.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message, sent=True)
+        self.hint = hint
+
+
+def silence_hint(server_version: str | None, submission: Mapping[str, Any] | None) -> str:
+    """Return what a stream without events may mean: a queued run, or on some versions a refusal.
+
+    Those versions take the connection of a refused submission for 300 s, even when its client has left.
+
+    :param server_version: As the server tells it; the hint is empty for versions that say why they refuse.
+    :param submission: The body that was sent, of which only the names of inputs are shown.
+    """
+    server = Server(server_version)
+    if not server.may_refuse_silently:
+        return ""
+    says = f"Dify {server.version} answers" if server.version else "Dify 1.13 and 1.14 answer"
+    body = submission or {}
+    inputs = body.get("inputs")
+    names = [repr(excerpt(str(name), 60)) for name in inputs] if isinstance(inputs, Mapping) else []
+    shown = ", ".join(names[:_NAMES_AT_MOST]) + (
+        f" and {more} more" if (more := len(names) - _NAMES_AT_MOST) > 0 else ""
+    )
+    what = f"the inputs {shown}" if names else "that no required input is missing (none was sent)"
+    files = " and the files" if body.get("files") else ""
+    return (
+        f"{says} refused inputs with silence, and may have refused this submission: check {what}{files} against the "
+        "input form of the workflow's start node (types, lengths, options, files that Dify can fetch)."
     )
 
 
+def unknown_error(reason: str, user: str, hint: str = "") -> DifySubmissionUnknownError:
+    """Return the exception for a submission whose fate is unknown.
+
+    :param hint: What else the cause may be; see ``silence_hint``.
+    """
+    return DifySubmissionUnknownError(
+        f"The submission was sent and Dify did not tell which run it started: {reason.rstrip('.')}. The run may be "
+        f"queued or running, and it was not sent a second time. {_sentence(hint)}Look for the user "
+        f"{user!r} in the app's logs in Dify before you clear or retry this task: "
+        "a retry may start a second run.",
+        reason=reason,
+        hint=hint,
+    )
+
+
+def _sentence(text: str) -> str:
+    return f"{text} " if text else ""
+
+
 def unresolved_error(
-    reason: str, user: str, *, sent: bool, remembered: bool, durable: bool
+    reason: str, user: str, *, sent: bool, remembered: bool, durable: bool, hint: str = ""
 ) -> DifySubmissionUnknownError:
     """Return the exception for a submission whose run was not found before the deadline.
 
@@ -75,6 +123,7 @@ def unresolved_error(
     :param sent: Whether it was sent for sure: an earlier try may have died just before.
     :param remembered: Whether a note tells the next try of the submission.
     :param durable: Whether the next try looks for it at all.
+    :param hint: ``hint`` of the ``DifySubmissionUnknownError`` with which the search began.
     """
     if remembered:
         again = "A retry of the task looks for it and takes it up, and does not submit; a clear submits anew."
@@ -86,7 +135,8 @@ def unresolved_error(
     return DifySubmissionUnknownError(
         f"{sending}, and Dify shows no run of the user {user!r} before the deadline: "
         f"{reason.rstrip('.')}. It may still be queued, will then run, and cannot be stopped before it starts. It was "
-        f"not sent a second time. {again}"
+        f"not sent a second time. {_sentence(hint)}{again}",
+        hint=hint,
     )
 
 
@@ -101,14 +151,6 @@ def rate_limit_wait(attempts: int, retry_after: float | None, chance: float) -> 
         return retry_after * (1 + 0.1 * chance)
     wait: float = min(RATE_LIMIT_FIRST_SECONDS * 2 ** min(attempts, 8), RATE_LIMIT_LONGEST_SECONDS)
     return wait * (0.9 + 0.2 * chance)
-
-
-class Refusal(Exception):
-    """An ``error`` event in the stream that answers a submission: Dify refused, and no run exists."""
-
-    def __init__(self, error: DifyError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 @contextmanager
@@ -128,22 +170,23 @@ def submission_errors(
     except DifyError as error:
         error.workflow_run_id = error.workflow_run_id or named_run()
         if error.workflow_run_id is None and fate_of(error, response_mode) is Fate.UNKNOWN:
-            raise unknown_error(error.message, user) from error
+            hint = error.hint if isinstance(error, SilentStream) else ""
+            raise unknown_error(error.message, user, hint) from error
         raise
 
 
 class SubmissionReader:
-    """Reads the stream that answers a submission.
-
-    ``workflow_started`` usually names the run, but it can be lost: any event with a run id will do (API
-    facts 4.1).
+    """Reads the stream that answers a submission, up to the event that names a run that exists.
 
     :param answer: The head of the answer.
+    :param submission: The body that was sent.
     """
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, submission: Mapping[str, Any] | None = None) -> None:
         self._server_version = answer.server_version
+        self._submission = submission
         self._decoder = EventDecoder()
+        self._naming = RunNaming()
         self._started: StartedRun | None = None
         self.ended = False
 
@@ -155,35 +198,56 @@ class SubmissionReader:
     def feed(self, chunk: bytes) -> None:
         """Take bytes of the stream.
 
-        :raises Refusal: An ``error`` event before any that names the run.
+        :raises Refusal: Events say that no run exists.
         :raises DifyResponseError: The stream is not Dify's.
         """
         for event in self._decoder.feed(chunk):
             self._take(event)
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Let a stream break as it likes: what its events have said up to there stays certain.
+
+        :raises Refusal: It broke between the two events of a synthetic pair.
+        """
+        try:
+            yield
+        except DifyError:
+            self._close()
+            if self._started is None:
+                raise
+
     def started(self) -> StartedRun:
         """Return the run that the stream named.
 
-        :raises DifyTransportError: The stream ended, or was given up, before it named one.
+        :raises Refusal: The stream ended between the two events of a synthetic pair.
+        :raises DifyTransportError: It ended, or was given up, before it named one.
         """
+        self._close()
+        if self._started is not None:
+            return self._started
+        reason = "the stream ended, or fell silent, before it named the run"
+        if self._naming.is_silent:
+            raise SilentStream(reason, hint=silence_hint(self._server_version, self._submission))
+        raise DifyTransportError(reason, sent=True)
+
+    def _close(self) -> None:
         if self._started is None:
             for event in self._decoder.close():
                 self._take(event)
-        if self._started is None:
-            raise DifyTransportError("the stream ended, or fell silent, before it named the run", sent=True)
-        return self._started
+        self._naming.close()
 
     def _take(self, event: Event) -> None:
         self.ended = self.ended or event.event in LAST_EVENTS
-        if self._started is not None:
+        certain = self._naming.take(event)
+        named = self._naming.named
+        if self._started is not None or named is None or named.workflow_run_id is None:
             return
-        if event.event == ERROR:
-            raise Refusal(event.error(WHAT))
-        if event.workflow_run_id is not None:
-            inputs = object_or_none(event.data.get("inputs")) if event.event == WORKFLOW_STARTED else None
-            self._started = StartedRun(
-                workflow_run_id=event.workflow_run_id,
-                task_id=event.task_id,
-                app_id=text_or_none((inputs or {}).get("sys.app_id")),
-                server_version=self._server_version,
-            )
+        starts = (kept for kept in certain if kept.event == WORKFLOW_STARTED)
+        inputs = next((object_or_none(start.data.get("inputs")) for start in starts), None)
+        self._started = StartedRun(
+            workflow_run_id=named.workflow_run_id,
+            task_id=named.task_id,
+            app_id=id_or_none((inputs or {}).get("sys.app_id")),
+            server_version=self._server_version,
+        )

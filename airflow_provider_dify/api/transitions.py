@@ -13,6 +13,8 @@ the try begins          a retry, and nothing would have been left               
 the try begins          no search is possible                                       submit
 submitted               started                                                     wait
 submitted               rate-limited                                                submit later, or fail
+submitted               no server answers, and nothing was sent                     wait for the server
+submitted               a quota is used up                                          fail
 submitted               refused                                                     fail
 submitted               unknown                                                     search to the deadline
 submitted               unknown, and no search is possible                          fail
@@ -20,6 +22,8 @@ searched                found the submission of this try                        
 searched                found that of an earlier try                                take up that run
 searched with patience  not found                                                   submit
 searched to deadline    not found                                                   fail: never a second POST
+searched to deadline    not found, ``on_orphaned_intent="resubmit"``                submit, once
+waited                  stopped by the server's own shutdown                        submit later, five times
 looked at an earlier    active, or ended with outputs of use                        wait
 looked at an earlier    ended otherwise, or gone                                    submit
 ======================  ==========================================================  ==========================
@@ -31,9 +35,16 @@ from dataclasses import dataclass
 
 from airflow_provider_dify.api.attempts import Submitted, TaskTry, takes_up
 from airflow_provider_dify.api.finding import FindResult, NotFound
+from airflow_provider_dify.api.outages import (
+    MAX_RESUBMISSIONS,
+    is_outage,
+    no_server_error,
+    resubmission_wait,
+    was_stopped_by_shutdown,
+)
 from airflow_provider_dify.api.runs import StartedRun, WorkflowRun
 from airflow_provider_dify.api.submission import rate_limit_wait, unresolved_error
-from airflow_provider_dify.exceptions import DifyError, DifyRateLimitError, DifySubmissionUnknownError
+from airflow_provider_dify.exceptions import DifyError, DifyRateLimitError, DifySubmissionUnknownError, is_final
 
 
 @dataclass(frozen=True)
@@ -55,17 +66,30 @@ class SubmitLater:
 
 
 @dataclass(frozen=True)
+class AwaitServer:
+    """Wait until the server answers, and submit then.
+
+    :param error: What the outage was noticed by.
+    """
+
+    error: DifyError
+    why: str | None = None
+
+
+@dataclass(frozen=True)
 class Search:
     """Look for a run by its markers.
 
     :param markers: The ``user`` values, the latest first.
     :param earlier: Whether it is not even known that there was a submission: then patience ends the search, and
         otherwise the deadline.
+    :param ended: Runs of the markers that have ended, and after which another was submitted.
     """
 
     markers: tuple[str, ...]
     earlier: bool
     why: str | None = None
+    ended: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,7 +144,7 @@ def first_step(
         return Submit()
     if kept is not None:
         why = "An earlier try has submitted a run and did not learn its id: it is looked for."
-        return Search((kept.marker,), earlier=False, why=why)
+        return Search((kept.marker,), earlier=False, why=why, ended=kept.ended)
     markers = tuple(this_try.earlier_markers())
     if remembers or not markers:
         return Submit()
@@ -137,7 +161,8 @@ def after_failed_submission(
     attempts: int,
     left: float,
     chance: float,
-) -> SubmitLater | Search | Fail:
+    ended: tuple[str, ...] = (),
+) -> SubmitLater | AwaitServer | Search | Fail:
     """Return what follows a submission that did not tell of a run.
 
     :param error: What it ended with.
@@ -147,11 +172,16 @@ def after_failed_submission(
     :param attempts: Submissions of this try that were rate-limited before.
     :param left: Seconds to the deadline.
     :param chance: A random number from 0 to 1.
+    :param ended: Runs of this user that have ended, and after which this one was submitted.
     """
     if isinstance(error, DifySubmissionUnknownError) and can_search:
         why = f"Dify has not told which run it started ({error.reason}). It is looked for by its user {user}."
-        return Search((user,), earlier=False, why=why)
-    if isinstance(error, DifyRateLimitError) and waits_its_turn:
+        return Search((user,), earlier=False, why=why, ended=ended)
+    if is_outage(error):
+        if left > 0:
+            return AwaitServer(error, f"No Dify server answers; the run is submitted once it does. {error}")
+        return Fail(no_server_error(error))
+    if isinstance(error, DifyRateLimitError) and not is_final(error) and waits_its_turn:
         seconds = rate_limit_wait(attempts, error.retry_after, chance)
         if seconds < left:
             why = f"Dify takes no further run now; the next submission follows in {seconds:.0f} s. {error}"
@@ -160,7 +190,15 @@ def after_failed_submission(
 
 
 def after_search(
-    result: FindResult, user: str, *, earlier: bool, submitted: str, remembers: bool, durable: bool
+    result: FindResult,
+    user: str,
+    *,
+    earlier: bool,
+    submitted: str,
+    remembers: bool,
+    durable: bool,
+    resubmits: bool,
+    hint: str = "",
 ) -> Submit | TakeUp | Wait | Fail:
     """Return what follows a search.
 
@@ -170,15 +208,46 @@ def after_search(
     :param submitted: The ``user`` of the submission that is in doubt; an earlier try's, where that has submitted.
     :param remembers: Whether the next try will know of that submission.
     :param durable: Whether the next try looks for it at all.
+    :param resubmits: Whether a submission that is not found is sent again, at the price of a second run.
+    :param hint: What the silence that began the search may mean.
     """
     if isinstance(result, NotFound):
         if earlier:
             return Submit(f"No run of an earlier try is taken up: {result.reason}.")
+        if resubmits:
+            return Submit(
+                f"Dify shows no run of the user {submitted!r}: {result.reason}. It is submitted again, since "
+                'on_orphaned_intent="resubmit" is set: should the first one run as well, there are two.'
+            )
         return Fail(
-            unresolved_error(result.reason, submitted, sent=submitted == user, remembered=remembers, durable=durable)
+            unresolved_error(
+                result.reason,
+                submitted,
+                sent=submitted == user,
+                remembered=remembers,
+                durable=durable,
+                hint=hint if submitted == user else "",
+            )
         )
     run = StartedRun(result.workflow_run_id)
     return Wait(run) if result.marker == user else TakeUp(run, result.marker)
+
+
+def after_shutdown(run: WorkflowRun, *, resubmissions: int, chance: float) -> SubmitLater | None:
+    """Return what follows the end of a run that the server's own shutdown has stopped; None for any other end.
+
+    :param run: The run, which has ended.
+    :param resubmissions: Submissions of this try that followed a shutdown before.
+    :param chance: A random number from 0 to 1.
+    """
+    if not was_stopped_by_shutdown(run) or resubmissions >= MAX_RESUBMISSIONS:
+        return None
+    seconds = resubmission_wait(resubmissions, chance)
+    return SubmitLater(
+        seconds,
+        f"Dify has stopped run {run.workflow_run_id}, since its worker was shut down, as for an upgrade. It is "
+        f"submitted again in {seconds:.0f} s.",
+    )
 
 
 def after_look(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mimetypes
-import operator
 import os
 import re
 import uuid
@@ -13,7 +12,8 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from airflow_provider_dify.api.forms import STOCK_LIMITS, InputForm
+from airflow_provider_dify.api.downloads import declared_size
+from airflow_provider_dify.api.forms import STOCK_LIMITS
 from airflow_provider_dify.api.settings import check_choice
 from airflow_provider_dify.api.values import shape_of
 from airflow_provider_dify.exceptions import DifyInvalidInputError
@@ -37,10 +37,37 @@ _PASSWORD = re.compile(r"(?<=//)([^/@]*?):[^/@]*@")
 
 
 @dataclass(frozen=True)
+class RunFile:
+    """A file that an earlier run has put out, which is fetched from the server before it is uploaded for the next run.
+
+    A server may be unable to fetch its own signed URL from inside, and no run may use the upload of another user.
+
+    :param described: The file object out of that run's outputs.
+    """
+
+    described: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        name = self.described.get("filename")
+        return name if isinstance(name, str) and name else url_name(str(self.described["url"]))
+
+    @property
+    def size(self) -> int | None:
+        """Bytes, where the object tells."""
+        return declared_size(self.described)
+
+    def __str__(self) -> str:
+        # Without the query, whose signature lets everybody read the file.
+        return str(self.described["url"]).partition("?")[0]
+
+
+@dataclass(frozen=True)
 class FileToUpload:
     """A file of a run that is to be uploaded first.
 
-    :param source: A local path or the URI of an object as text, or an ``ObjectStoragePath``.
+    :param source: A local path or the URI of an object as text, an ``ObjectStoragePath``, or a ``RunFile``.
     :param name: File name that Dify is to keep; its extension decides what Dify takes it for.
     :param mime_type: The file's MIME type.
     :param type: Dify's type of the file, such as ``document``.
@@ -67,7 +94,7 @@ class FileToUpload:
 
     def limit(self, limits: Mapping[str, int]) -> int:
         """Return the bytes that a server takes for it at most; what is no image, video or audio is a document."""
-        kind = _kind_of(self.name, None)
+        kind = kind_of(self.name, None)
         return limits.get(kind if kind in limits else "document", STOCK_LIMITS["document"])
 
 
@@ -106,7 +133,7 @@ def to_upload(value: Any, place: str, file_types: Collection[str] = ()) -> FileT
         return _from_mapping(value, place, file_types) if "path" in value else None
     if isinstance(value, str) and _is_url_or_id(value, place):
         return None
-    return _described(_source(value, place), place, file_types)
+    return described_file(source_of(value, place), place, file_types)
 
 
 def _from_mapping(value: Mapping[str, Any], place: str, file_types: Collection[str]) -> FileToUpload:
@@ -126,18 +153,18 @@ def _from_mapping(value: Mapping[str, Any], place: str, file_types: Collection[s
     if value.get("type") is not None:
         check_choice(value["type"], f"{place}['type']", FILE_TYPES)
     path = value["path"]
-    if isinstance(path, str) and _scheme(path) in ("http", "https"):
+    if isinstance(path, str) and scheme_of(path) in ("http", "https"):
         raise DifyInvalidInputError(
             f"{place}['path'] is a URL, which Dify fetches itself: pass it as a text, or as 'url' with "
             "transfer_method 'remote_url'."
         )
-    return _described(
-        _source(path, f"{place}['path']", bare=True), place, file_types,
+    return described_file(
+        source_of(path, f"{place}['path']", bare=True), place, file_types,
         name=value.get("name"), mime_type=value.get("mime_type"), kind=value.get("type"),
     )  # fmt: skip
 
 
-def _described(
+def described_file(
     source: Any,
     place: str,
     file_types: Collection[str],
@@ -146,11 +173,12 @@ def _described(
     mime_type: str | None = None,
     kind: str | None = None,
 ) -> FileToUpload:
+    """Return a file to upload, with what follows from its name where nothing else is said."""
     name = name or _name_of(source)
     if not name:
         raise DifyInvalidInputError(f"{place} names a folder and no file: {shown(source)!r}.")
     mime_type = mime_type or mimetypes.guess_type(name)[0] or UNKNOWN_MIME_TYPE
-    return FileToUpload(source, name, mime_type, kind or _type_for(name, mime_type, file_types))
+    return FileToUpload(source, name, mime_type, kind or type_for(name, mime_type, file_types))
 
 
 def _is_url_or_id(text: str, place: str) -> bool:
@@ -158,16 +186,17 @@ def _is_url_or_id(text: str, place: str) -> bool:
     try:
         uuid.UUID(text)
     except ValueError:
-        return _scheme(text) in ("http", "https")
+        return scheme_of(text) in ("http", "https")
     return True
 
 
-def _scheme(text: str) -> str | None:
+def scheme_of(text: str) -> str | None:
+    """Return the scheme of a URI, in small letters; None for any other text."""
     match = _SCHEME.match(text.strip())
     return match[1].lower() if match and match[2] else None
 
 
-def _source(value: Any, place: str, *, bare: bool = False) -> Any:
+def source_of(value: Any, place: str, *, bare: bool = False) -> Any:
     """Return a path or URI that can be opened.
 
     :param bare: Whether a name alone is a path, since nothing else can stand there.
@@ -179,7 +208,7 @@ def _source(value: Any, place: str, *, bare: bool = False) -> Any:
     text = value.strip()
     if "\0" in text:
         raise DifyInvalidInputError(f"{place} has a NUL character in it, which no path has.")
-    if _scheme(text):
+    if scheme_of(text):
         return text
     match = _SCHEME.match(text)
     if match and not bare:
@@ -200,24 +229,25 @@ def _name_of(source: Any) -> str:
     if not isinstance(source, str):
         return str(source.name)
     # An object's key is taken as it is: in it a blank is a blank and a question mark no query.
-    _, slash, key = source.partition("://")[2].partition("/") if _scheme(source) else ("", "/", source)
+    _, slash, key = source.partition("://")[2].partition("/") if scheme_of(source) else ("", "/", source)
     return PurePosixPath(key).name if slash and not key.endswith("/") else ""
 
 
-def _kind_of(name: str, mime_type: str | None) -> str:
+def kind_of(name: str, mime_type: str | None) -> str:
+    """Return what Dify takes a file for, by its extension and, where that tells nothing, by its MIME type."""
     extension = PurePosixPath(name).suffix.lstrip(".").lower()
     for kind, extensions in _EXTENSIONS.items():
         if extension in extensions:
             return kind
-    major = (mime_type or "").partition("/")[0]
-    if major in ("image", "video", "audio"):
-        return major
-    return "document" if major == "text" else "custom"
+    for kind in ("image", "video", "audio"):
+        if kind in (mime_type or ""):
+            return kind
+    return "document" if "text" in (mime_type or "") or "pdf" in (mime_type or "") else "custom"
 
 
-def _type_for(name: str, mime_type: str, file_types: Collection[str]) -> str:
+def type_for(name: str, mime_type: str, file_types: Collection[str]) -> str:
     """Return Dify's type of a file: what follows from the name, or what the app takes in its place."""
-    kind = _kind_of(name, mime_type)
+    kind = kind_of(name, mime_type)
     if not file_types or kind in file_types:
         return kind
     # An app that lists extensions of its own takes its files as custom ones.
@@ -227,52 +257,6 @@ def _type_for(name: str, mime_type: str, file_types: Collection[str]) -> str:
     return "document" if kind == "custom" and "document" in file_types else kind
 
 
-def with_uploads(inputs: Mapping[str, Any], form: InputForm | None) -> dict[str, Any]:
-    """Return inputs in which every file to upload is a ``FileToUpload``.
-
-    In a file-typed input every way of naming a file counts; elsewhere, and where the form is not known, only a path
-    object or a mapping with ``path`` and ``transfer_method`` ``local_file``, at the top or as an item of a list.
-
-    :raises DifyInvalidInputError: A value names a file in a way that is not possible.
-    """
-    return {name: _with_uploads(name, value, form) for name, value in inputs.items()}
-
-
-def _with_uploads(name: str, value: Any, form: InputForm | None) -> Any:
-    place = f"inputs[{name!r}]"
-    field = form.fields.get(name) if form is not None else None
-    if field is not None and field.type == "file":
-        return _file_or(value, place, field.file_types)
-    if field is not None and field.type == "file-list" and isinstance(value, (list, tuple)):
-        return [_file_or(item, f"{place}[{index}]", field.file_types) for index, item in enumerate(value)]
-    if field is not None and field.type != "file-list":
-        return value
-    if isinstance(value, (list, tuple)):
-        items = [
-            to_upload(item, f"{place}[{index}]") if is_explicit_upload(item) else item
-            for index, item in enumerate(value)
-        ]
-        return items if any(map(operator.is_not, items, value)) else value
-    return to_upload(value, place) if is_explicit_upload(value) else value
-
-
-def _file_or(value: Any, place: str, file_types: Collection[str]) -> Any:
-    """Return a file of a file-typed input: one to upload, or what Dify itself takes; anything else as it is."""
-    if isinstance(value, str) and value.strip():
-        file = to_upload(value, place, file_types)
-        return known_to_dify(value.strip(), file_types) if file is None else file
-    if is_path_object(value) or isinstance(value, Mapping):
-        file = to_upload(value, place, file_types)
-        return value if file is None else file
-    return value
-
-
-def known_to_dify(text: str, file_types: Collection[str] = ()) -> dict[str, Any]:
-    """Return the mapping of a URL or an upload id (UUID) that was given as a text."""
-    if _scheme(text):
-        name = PurePosixPath(urlsplit(text).path).name
-        mime_type = mimetypes.guess_type(name)[0] or "text/html"
-        kind = _type_for(name, mime_type, file_types)
-        return {"type": kind, "transfer_method": "remote_url", "url": text}
-    kind = "document" if not file_types or "document" in file_types else next(iter(file_types))
-    return {"type": kind, "transfer_method": "local_file", "upload_file_id": str(uuid.UUID(text))}
+def url_name(url: str) -> str:
+    """Return the name of a file that a URL ends in; empty where it ends in none."""
+    return PurePosixPath(urlsplit(url).path).name

@@ -9,6 +9,7 @@ from typing import Any
 from airflow_provider_dify.exceptions import DifyResponseError
 
 EXCERPT_CHARS = 300
+MAX_ID_CHARS = 255
 
 
 def decode_json(body: bytes | str, what: str) -> Any:
@@ -39,17 +40,42 @@ def excerpt(body: bytes | str, limit: int = EXCERPT_CHARS) -> str:
 
 
 def shape_of(value: Any) -> str:
-    """Describe a value by its type and size, never by its content, for a message."""
+    """Describe a value by its type (with its module) and size, never by its content, for a message."""
     if value is None:
         return "null"
     if isinstance(value, (str, bytes, list, tuple, dict, set, frozenset)):
         return f"{type(value).__name__} of length {len(value)}"
-    return type(value).__name__
+    kind = type(value)
+    # Two types may share a name: Python's bool and numpy's.
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def as_text(value: Any) -> Any:
+    """Return a number or a truth value as text, and anything else as it is.
+
+    A template that is rendered natively makes ``42``, ``1.5`` and ``True`` of texts, which this undoes. What it has
+    made of ``1e5``, ``1_000``, ``00``, ``0x10`` or ``1.10`` is lost.
+    """
+    return str(value) if isinstance(value, (int, float)) else value
 
 
 def text_or_none(value: Any) -> str | None:
     """Return a non-empty string, or None for anything else."""
     return value if isinstance(value, str) and value else None
+
+
+def is_id(value: str) -> bool:
+    """Tell whether a text can be an id: printable, of at most 255 characters, and no step to another folder of a path.
+
+    An id goes into URLs, log lines and XCom. What breaks a line there, cannot be encoded, or leads to another route of
+    the API (``..``) is none, whoever says it.
+    """
+    return 0 < len(value) <= MAX_ID_CHARS and value.isprintable() and value not in (".", "..")
+
+
+def id_or_none(value: Any) -> str | None:
+    """Return an id as a server tells it, or None for anything else."""
+    return value if isinstance(value, str) and is_id(value) else None
 
 
 def number_or_none(value: Any) -> float | None:

@@ -49,13 +49,18 @@ class FindMarker:
 
 
 @dataclass(frozen=True)
+class CheckServer:
+    """Asks the driver whether the server answers: None where it does, or the ``DifyError`` that came instead."""
+
+
+@dataclass(frozen=True)
 class Say:
     """Asks the driver to log a line."""
 
     line: str
 
 
-Request = Sleep | LookAt | FindMarker | AskWhyPaused | Say
+Request = Sleep | LookAt | FindMarker | AskWhyPaused | CheckServer | Say
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ def wait_for_run(
     clock: Callable[[], float],
     chance: Callable[[], float],
     first_wait: float | None = None,
+    polls: int = 0,
     fail_on_pause: bool = False,
 ) -> WaitFlow:
     """Wait for the end of a run.
@@ -89,10 +95,11 @@ def wait_for_run(
     :param clock: Returns unix seconds.
     :param chance: Returns random numbers from 0 to 1.
     :param first_wait: Seconds before the first look; None means the schedule's.
+    :param polls: Polls that were made elsewhere before this wait; the distances go on growing from there.
     :param fail_on_pause: Whether a run that waits for a human ends the wait.
     :return: How the wait ended.
     """
-    watch = Watch()
+    watch = Watch(looks=polls)
     progress = Progress(workflow_run_id, since)
     pause = watch.first_wait(schedule, deadline, clock(), chance()) if first_wait is None else first_wait
     while True:

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, XComArg
 
 _NAME = "@task.dify_workflow"
-# Where a task that was deferred may still have to submit.
-_MAY_SUBMIT = ("submit_again", "execute_found")
+_RETURNED = "returned"
 
 P = ParamSpec("P")
 OperatorP = ParamSpec("OperatorP")
@@ -92,42 +91,55 @@ class _DifyWorkflowDecoratedOperator(DecoratedOperator, DifyRunWorkflowOperator)
         self.inputs = inputs
         return super().execute(context)
 
-    def defer(self, *, kwargs: dict[str, Any] | None = None, **arguments: Any) -> NoReturn:
-        """Defer, and keep what the function has returned where the task may still have to submit.
+    def defer(self, *, trigger: Any, **arguments: Any) -> NoReturn:
+        """Defer, and keep what the function has returned, since the task may still have to submit.
 
         A resumed task is another process, and the function may return something else there, or cost something.
         """
-        if arguments.get("method_name") in _MAY_SUBMIT:
-            kwargs = {**(kwargs or {}), "returned": without_path_objects([self.inputs, self.files])}
-        super().defer(kwargs=kwargs, **arguments)
+        trigger.resume = {**(trigger.resume or {}), _RETURNED: without_path_objects([self.inputs, self.files])}
+        super().defer(trigger=trigger, **arguments)
 
     @staticmethod
     def xcom_push(context: Context, key: str, value: Any) -> None:
         """Push one of several outputs. Airflow 3.0's decorated operators ask for this method and lack it."""
         context["ti"].xcom_push(key=key, value=value)
 
-    def _restore(self, returned: Sequence[Any] | None) -> None:
-        if returned is not None:
-            self.inputs, self.files = returned
+    def _restore(self, event: Any, returned: Sequence[Any] | None = None) -> None:
+        """Take what the function returned before the task was deferred, by this version or an older one."""
+        # Parsing a DAG file needs nothing of what resuming needs.
+        from airflow_provider_dify.triggers.report import carried
+
+        kept = carried(event).get(_RETURNED) if returned is None else returned
+        if kept is not None:
+            self.inputs, self.files = kept
 
     def submit_again(
-        self, context: Context, event: Any, submission: dict[str, Any], returned: Sequence[Any] | None = None
+        self,
+        context: Context,
+        event: Any,
+        submission: dict[str, Any] | None = None,
+        returned: Sequence[Any] | None = None,
     ) -> Any:
-        """Submit a run that was rate-limited before, with what the function returned then."""
-        self._restore(returned)
+        """Submit a run that found no room before, with what the function returned then."""
+        self._restore(event, returned)
         return super().submit_again(context, event, submission)
 
     def execute_found(
         self,
         context: Context,
         event: Any,
-        submission: dict[str, Any],
-        earlier: bool = False,
+        submission: dict[str, Any] | None = None,
+        earlier: bool | None = None,
         returned: Sequence[Any] | None = None,
     ) -> Any:
         """Go on with a run that was looked for, or submit with what the function returned before."""
-        self._restore(returned)
+        self._restore(event, returned)
         return super().execute_found(context, event, submission, earlier)
+
+    def execute_complete(self, context: Context, event: Any, *args: Any, **kwargs: Any) -> Any:
+        """Go on when the wait in the triggerer has ended, or submit again after a shutdown of the server."""
+        self._restore(event)
+        return super().execute_complete(context, event, *args, **kwargs)
 
 
 class DifyWorkflowTask(Protocol[P]):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
+from airflow_provider_dify.api.answers import fit_answer
 from airflow_provider_dify.api.calls import (
     LOGS_MAX_LIMIT,
     ApiContract,
@@ -28,11 +29,12 @@ from airflow_provider_dify.api.diagnosis import without_connection
 from airflow_provider_dify.api.downloads import address_of, check_hosts, declared_size
 from airflow_provider_dify.api.errors import without_retry_advice
 from airflow_provider_dify.api.events import Event, EventDecoder, task_id_in
-from airflow_provider_dify.api.flows import Flow, RunPages, find_runs, test_connection
+from airflow_provider_dify.api.flows import Flow, RunPages, find_runs, probe, test_connection
 from airflow_provider_dify.api.following import ReadEvents
 from airflow_provider_dify.api.forms import InputForm
-from airflow_provider_dify.api.human_input import HumanInputForm
+from airflow_provider_dify.api.human_input import HumanInputForm, HumanInputRequest
 from airflow_provider_dify.api.inputs import check_files, check_inputs, check_query, check_user
+from airflow_provider_dify.api.outages import is_outage
 from airflow_provider_dify.api.pauses import PAUSE_EVENTS_SECONDS, PauseReader
 from airflow_provider_dify.api.polling import Look
 from airflow_provider_dify.api.runs import (
@@ -57,7 +59,7 @@ from airflow_provider_dify.api.streaming import StreamReader, no_stream
 from airflow_provider_dify.api.submission import SubmissionReader, submission_errors
 from airflow_provider_dify.api.tracing import Trace, check_trace_id, check_traceparent
 from airflow_provider_dify.api.uploads import UNKNOWN_MIME_TYPE, is_path_object, to_upload
-from airflow_provider_dify.api.waiting import AskWhyPaused, FindMarker, LookAt, Request, Sleep
+from airflow_provider_dify.api.waiting import AskWhyPaused, CheckServer, FindMarker, LookAt, Request, Sleep
 from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.exceptions import (
     DifyConfigurationError,
@@ -74,10 +76,15 @@ from airflow_provider_dify.hooks.stores import Source, Writable, reading, storag
 from airflow_provider_dify.names import CONN_TYPE, DEFAULT_CONN_NAME, HOOK_NAME, WORKFLOW_RUNS
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from airflow_provider_dify.hooks.http_async import AsyncTransport
     from airflow_provider_dify.hooks.http_sync import SyncTransport
 
 STOP_TIMEOUT_SECONDS = 2.0
+PROBE_TIMEOUT_SECONDS = 5.0
+# A submission follows what was read before it within milliseconds, unless files are uploaded in between.
+ANSWERED_SECONDS = 1.0
 # A stock server all of whose connections are taken answers after about this long (API facts, section 12.1).
 FORM_TIMEOUT_SECONDS = 10.0
 # A marker has one run; a few more rows show it where a server of another kind says otherwise.
@@ -108,8 +115,10 @@ class DifyHook(BaseHook):
     def __init__(self, dify_conn_id: str = DEFAULT_CONN_NAME, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.dify_conn_id = dify_conn_id
-        self._async_transport: AsyncTransport | None = None
+        self._transports: dict[int, SyncTransport] = {}
+        self._async_transports: dict[asyncio.AbstractEventLoop, AsyncTransport] = {}
         self._async_connection: DifyConnection | None = None
+        self._answered_at = -ANSWERED_SECONDS
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
@@ -137,11 +146,16 @@ class DifyHook(BaseHook):
         """Return the transport that the worker's operations use."""
         return self._transport
 
-    @cached_property
+    @property
     def _transport(self) -> SyncTransport:
-        from airflow_provider_dify.hooks.http_sync import SyncTransport
+        # Each process has its own: over a connection that was inherited by a fork come the answers to others' requests.
+        process = os.getpid()
+        transport = self._transports.get(process)
+        if transport is None:
+            from airflow_provider_dify.hooks.http_sync import SyncTransport
 
-        return SyncTransport(self.connection)
+            transport = self._transports.setdefault(process, SyncTransport(self.connection))
+        return transport
 
     @property
     def api(self) -> ApiContract:
@@ -172,6 +186,7 @@ class DifyHook(BaseHook):
             extra=extra,
         )
         mask_secrets(connection.secrets)
+        connection.check_app_key(self.dify_conn_id)
         return connection
 
     async def aconnection(self) -> DifyConnection:
@@ -204,21 +219,46 @@ class DifyHook(BaseHook):
         return await self._atransport()
 
     async def _atransport(self) -> AsyncTransport:
-        if self._async_transport is None:
+        # Each event loop has its own: connections and locks of another one cannot be awaited.
+        loop = asyncio.get_running_loop()
+        transport = self._async_transports.get(loop)
+        if transport is None:
             from airflow_provider_dify.hooks.http_async import AsyncTransport
 
-            self._async_transport = AsyncTransport(await self.aconnection())
-        return self._async_transport
+            connection = await self.aconnection()
+            for ended in [each for each in self._async_transports if each.is_closed()]:
+                self._async_transports.pop(ended, None)
+            transport = self._async_transports.setdefault(loop, AsyncTransport(connection))
+        return transport
 
     def close(self) -> None:
-        """Close the worker's pooled connections."""
-        if "_transport" in self.__dict__:
-            self._transport.close()
+        """Close the worker's pooled connections, of this process."""
+        transport = self._transports.get(os.getpid())
+        if transport is not None:
+            transport.close()
 
     async def aclose(self) -> None:
-        """Close the event loop's pooled connections."""
-        if self._async_transport is not None:
-            await self._async_transport.close()
+        """Close the pooled connections of the event loop that runs."""
+        transport = self._async_transports.get(asyncio.get_running_loop())
+        if transport is not None:
+            await transport.close()
+
+    def __enter__(self) -> Self:
+        """Return the hook; leaving the block closes the worker's pooled connections."""
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Close the worker's pooled connections."""
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        """Return the hook; leaving the block closes all of its pooled connections."""
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Close all pooled connections."""
+        await self.aclose()
+        self.close()
 
     def redact(self, text: str) -> str:
         """Return a text of the server without the connection's secrets; unchanged before there is a connection."""
@@ -237,7 +277,9 @@ class DifyHook(BaseHook):
 
     def _send(self, operation: Operation[T], *, timeout: float | None = None, retry: bool = True) -> T:
         with self._redacted(self.connection):
-            return operation.read(self._transport.send(operation.call, timeout=timeout, retry=retry))
+            answer = self._transport.send(operation.call, timeout=timeout, retry=retry)
+            self._answered_at = time.monotonic()
+            return operation.read(answer)
 
     async def _asend(self, operation: Operation[T], *, timeout: float | None = None, retry: bool = True) -> T:
         transport = await self._atransport()
@@ -297,11 +339,12 @@ class DifyHook(BaseHook):
                 )
                 if not (exchange.head.ok and exchange.head.is_event_stream):
                     return _told(operation.read(exchange.read()), on_started)
-                reader = SubmissionReader(exchange.head)
-                for chunk in exchange.chunks(time.monotonic() + wait):
-                    reader.feed(chunk)
-                    if reader.names_run:
-                        break
+                reader = SubmissionReader(exchange.head, operation.call.json)
+                with reader.reading():
+                    for chunk in exchange.chunks(time.monotonic() + wait):
+                        reader.feed(chunk)
+                        if reader.names_run:
+                            break
                 started = _told(reader.started(), on_started)
             if not Server(started.server_version).survives_closed_stream:
                 self.log.info(_READ_TO_THE_END, started.server_version, started.workflow_run_id)
@@ -343,11 +386,12 @@ class DifyHook(BaseHook):
                 )
                 if not (exchange.head.ok and exchange.head.is_event_stream):
                     return _told(operation.read(await exchange.read()), on_started)
-                reader = SubmissionReader(exchange.head)
-                async for chunk in exchange.chunks(clock() + wait):
-                    reader.feed(chunk)
-                    if reader.names_run:
-                        break
+                reader = SubmissionReader(exchange.head, operation.call.json)
+                with reader.reading():
+                    async for chunk in exchange.chunks(clock() + wait):
+                        reader.feed(chunk)
+                        if reader.names_run:
+                            break
                 started = _told(reader.started(), on_started)
             if not Server(started.server_version).survives_closed_stream:
                 self.log.info(_READ_TO_THE_END, started.server_version, started.workflow_run_id)
@@ -455,7 +499,7 @@ class DifyHook(BaseHook):
         trace = _trace(trace_id, traceparent)
         operation = self._submission(self.api, inputs, user, "streaming", files, query, workflow_id, trace)
         until = time.monotonic() + seconds_of(timeout, "timeout")
-        reader = StreamReader(user)
+        reader = StreamReader(user, operation.call.json)
         with (
             self._redacted(self.connection),
             reader.errors(),
@@ -463,6 +507,7 @@ class DifyHook(BaseHook):
         ):
             if not (exchange.head.ok and exchange.head.is_event_stream):
                 raise no_stream(exchange.read(), operation)
+            reader.opened(exchange.head)
             for chunk in exchange.chunks(until):
                 yield from reader.feed(chunk)
                 if reader.ended:
@@ -487,11 +532,12 @@ class DifyHook(BaseHook):
         operation = self._submission(api, inputs, user, "streaming", files, query, workflow_id, trace)
         clock = asyncio.get_running_loop().time
         until = clock() + seconds_of(timeout, "timeout")
-        reader = StreamReader(user)
+        reader = StreamReader(user, operation.call.json)
         with self._redacted(await self.aconnection()), reader.errors():
             async with await transport.open(operation.call) as exchange:
                 if not (exchange.head.ok and exchange.head.is_event_stream):
                     raise no_stream(await exchange.read(), operation)
+                reader.opened(exchange.head)
                 async for chunk in exchange.chunks(until):
                     for event in reader.feed(chunk):
                         yield event
@@ -503,8 +549,8 @@ class DifyHook(BaseHook):
         self,
         *,
         user: str | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
+        created_after: datetime | str | None = None,
+        created_before: datetime | str | None = None,
         status: str | None = None,
         keyword: str | None = None,
         limit: int = LOGS_MAX_LIMIT,
@@ -515,8 +561,9 @@ class DifyHook(BaseHook):
         and before Dify 1.11 running ones are not either (API facts, section 8).
 
         :param user: The ``user`` of the submission, exactly.
-        :param created_after: With a time zone; to the second.
-        :param created_before: With a time zone; to the second.
+        :param created_after: A datetime with a time zone or its text in ISO 8601, such as ``2026-01-31T00:00:00Z``; to
+            the second.
+        :param created_before: As ``created_after``.
         :param status: ``succeeded``, ``failed`` or ``stopped``; Dify refuses the others.
         :param keyword: Up to 30 characters of inputs, outputs or user, or a whole run id.
         :param limit: Runs to return at most.
@@ -530,8 +577,8 @@ class DifyHook(BaseHook):
         self,
         *,
         user: str | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
+        created_after: datetime | str | None = None,
+        created_before: datetime | str | None = None,
         status: str | None = None,
         keyword: str | None = None,
         limit: int = LOGS_MAX_LIMIT,
@@ -545,8 +592,8 @@ class DifyHook(BaseHook):
         *,
         user: str | None = None,
         account: str | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
+        created_after: datetime | str | None = None,
+        created_before: datetime | str | None = None,
         status: str | None = None,
         keyword: str | None = None,
         page_size: int = LOGS_MAX_LIMIT,
@@ -559,8 +606,9 @@ class DifyHook(BaseHook):
         :param user: The ``user`` of the submission, exactly.
         :param account: E-mail address of the account that ran the workflow in Dify's console. From 1.11 on an unknown
             one is an error.
-        :param created_after: With a time zone; to the second.
-        :param created_before: With a time zone; to the second.
+        :param created_after: A datetime with a time zone or its text in ISO 8601, such as ``2026-01-31T00:00:00Z``; to
+            the second.
+        :param created_before: As ``created_after``.
         :param status: ``succeeded``, ``failed`` or ``stopped``; Dify refuses the others.
         :param keyword: Up to 30 characters of inputs, outputs or user, or a whole run id.
         :param page_size: Rows of a page, 1 to 100.
@@ -580,8 +628,8 @@ class DifyHook(BaseHook):
         *,
         user: str | None = None,
         account: str | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
+        created_after: datetime | str | None = None,
+        created_before: datetime | str | None = None,
         status: str | None = None,
         keyword: str | None = None,
         page_size: int = LOGS_MAX_LIMIT,
@@ -683,6 +731,7 @@ class DifyHook(BaseHook):
         One request of at most 10 s, which is not repeated: whoever asks goes on without a form.
 
         :param fresh: Whether to ask in any case, since the app may have been published anew.
+        :raises DifyError: No server answers at all.
         """
         known = None if fresh else known_form(self.connection)
         if known is not None:
@@ -690,8 +739,40 @@ class DifyHook(BaseHook):
         try:
             form = self._send(self.api.input_form(), timeout=FORM_TIMEOUT_SECONDS, retry=False)
         except DifyError as error:
+            if is_outage(error):
+                self.require_server()
             return remember_form(self.connection, None, without_retry_advice(error.message))
         return remember_form(self.connection, form)
+
+    def check_server(self) -> DifyError | None:
+        """Ask once whether a Dify server answers, with anything but the error page of a gateway before it.
+
+        :return: None where it does, or what came instead.
+        """
+        try:
+            self._send(probe(self.api), timeout=PROBE_TIMEOUT_SECONDS, retry=False)
+        except DifyError as error:
+            return error if is_outage(error) else None
+        return None
+
+    async def acheck_server(self) -> DifyError | None:
+        """Ask once whether a Dify server answers; see ``check_server``."""
+        try:
+            await self._asend(probe(await self.aapi()), timeout=PROBE_TIMEOUT_SECONDS, retry=False)
+        except DifyError as error:
+            return error if is_outage(error) else None
+        return None
+
+    def require_server(self) -> None:
+        """Let nobody submit into an outage: after it the outcome of the submission would be unknown.
+
+        :raises DifyError: No server answers, and none has answered just before.
+        """
+        if time.monotonic() - self._answered_at < ANSWERED_SECONDS:
+            return
+        error = self.check_server()
+        if error is not None:
+            raise error
 
     def test_connection(self) -> tuple[bool, str]:
         """Tell whether the connection can run workflows, and what to do where it cannot.
@@ -802,6 +883,17 @@ class DifyHook(BaseHook):
         """Return the tokens of a paused run's forms; see ``get_form_tokens``."""
         return (await self._aread_pause(run)).form_tokens()
 
+    def get_human_input_requests(self, run: WorkflowRun) -> list[HumanInputRequest]:
+        """Return what a paused run asks, form by form, with where it may be answered; empty where nothing tells.
+
+        :param run: A run with its ``inputs``, as ``get_workflow_run`` returns it.
+        """
+        return self._read_pause(run).requests()
+
+    async def aget_human_input_requests(self, run: WorkflowRun) -> list[HumanInputRequest]:
+        """Return what a paused run asks, form by form; see ``get_human_input_requests``."""
+        return (await self._aread_pause(run)).requests()
+
     def _read_pause(self, run: WorkflowRun) -> PauseReader:
         reader = PauseReader()
         try:
@@ -847,7 +939,13 @@ class DifyHook(BaseHook):
         return await self._asend((await self.aapi()).human_input_form(form_token))
 
     def submit_human_input(
-        self, form_token: str, *, action: str, inputs: Mapping[str, Any] | None = None, user: str = "airflow"
+        self,
+        form_token: str,
+        *,
+        action: str,
+        inputs: Mapping[str, Any] | None = None,
+        user: str = "airflow",
+        form: HumanInputForm | None = None,
     ) -> None:
         """Answer a paused run in a human's place; the run goes on.
 
@@ -855,20 +953,29 @@ class DifyHook(BaseHook):
 
         :param form_token: The form; see ``get_human_input_form``.
         :param action: The id of one of the form's actions.
-        :param inputs: A value for each of the form's fields.
+        :param inputs: A value for each of the form's fields. A file is what ``upload_file`` returns, or a mapping in
+            Dify's form; with ``form`` also an upload id or a URL.
         :param user: Who answers, 1 to 255 characters; Dify takes anybody.
-        :raises DifyInvalidInputError: There is no such action, a field has no value, or the form has been answered.
+        :param form: The form that is answered: what does not fit it is then refused before anything is sent.
+        :raises DifyInvalidInputError: There is no such action, a field has no value or a wrong one, or the form has
+            been answered.
         :raises DifyUnsupportedError: The server is older than Dify 1.14, or the API contract has no forms.
         :raises DifyNotFoundError: There is no such form for the connection's app.
         """
-        values = check_inputs(inputs)
+        values = fit_answer(form, action, inputs)
         self._send(self.api.submit_human_input(form_token, action=action, inputs=values, user=check_user(user)))
 
     async def asubmit_human_input(
-        self, form_token: str, *, action: str, inputs: Mapping[str, Any] | None = None, user: str = "airflow"
+        self,
+        form_token: str,
+        *,
+        action: str,
+        inputs: Mapping[str, Any] | None = None,
+        user: str = "airflow",
+        form: HumanInputForm | None = None,
     ) -> None:
         """Answer a paused run in a human's place; see ``submit_human_input``."""
-        api, values = await self.aapi(), check_inputs(inputs)
+        api, values = await self.aapi(), fit_answer(form, action, inputs)
         await self._asend(api.submit_human_input(form_token, action=action, inputs=values, user=check_user(user)))
 
     def get_info(self) -> AppInfo:
@@ -924,6 +1031,8 @@ class DifyHook(BaseHook):
                 told = self._look_up(request.user)
             elif isinstance(request, ReadEvents):
                 told = following.read(request)
+            elif isinstance(request, CheckServer):
+                told = self.check_server()
             elif isinstance(request, AskWhyPaused):
                 told = self.get_pause_questions(request.run)
             else:
@@ -952,6 +1061,8 @@ class DifyHook(BaseHook):
                 told = await self._alook_up(request.user)
             elif isinstance(request, ReadEvents):
                 told = await following.read(request)
+            elif isinstance(request, CheckServer):
+                told = await self.acheck_server()
             elif isinstance(request, AskWhyPaused):
                 told = await self.aget_pause_questions(request.run)
             else:
@@ -1014,8 +1125,8 @@ def _trace(trace_id: str | None, traceparent: str | None) -> Trace:
 def _log_filters(
     user: str | None,
     account: str | None,
-    created_after: datetime | None,
-    created_before: datetime | None,
+    created_after: datetime | str | None,
+    created_before: datetime | str | None,
     status: str | None,
     keyword: str | None,
 ) -> dict[str, Any]:

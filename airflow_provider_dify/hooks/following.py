@@ -9,11 +9,12 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_dify.api.calls import Operation
+from airflow_provider_dify.api.calls import ApiContract, Operation
 from airflow_provider_dify.api.errors import error_for_answer
 from airflow_provider_dify.api.events import Event
 from airflow_provider_dify.api.following import EventReader, Heard, ReadEvents
 from airflow_provider_dify.exceptions import DifyError
+from airflow_provider_dify.hooks.limited import limited
 from airflow_provider_dify.hooks.slots import StreamSlot
 
 if TYPE_CHECKING:
@@ -35,6 +36,11 @@ class _End:
 def _failure(error: Exception) -> DifyError:
     # Following is a convenience: whatever goes wrong in it must not become the task's failure.
     return error if isinstance(error, DifyError) else DifyError(f"{type(error).__name__} while it was read")
+
+
+def _events_of(api: ApiContract, request: ReadEvents) -> Operation[None]:
+    # A stream of a run that waits for a human is kept: what is resumed and ends soon is replayed to nobody.
+    return api.run_events(request.workflow_run_id, request.user, snapshot=True, over_pauses=True)
 
 
 def _heard(items: list[Event | _End]) -> Heard:
@@ -70,7 +76,7 @@ class SyncFollowing:
         """Wait for the next events, at most for the seconds of the request."""
         if self._thread is None and not self._open(request):
             time.sleep(request.seconds)
-            return Heard()
+            return Heard(refused=True)
         items: list[Event | _End] = []
         with suppress(queue.Empty):
             items.append(self._items.get(timeout=request.seconds))
@@ -102,7 +108,7 @@ class SyncFollowing:
         error: DifyError | None = None
         with slot:
             try:
-                operation = self._hook.api.run_events(request.workflow_run_id, request.user, snapshot=True)
+                operation = _events_of(self._hook.api, request)
                 with self._hook.get_conn().open(operation.call, retry=False) as exchange:
                     self._exchange = exchange
                     if not ending.is_set():
@@ -155,10 +161,10 @@ class AsyncFollowing:
         """Wait for the next events; see ``SyncFollowing.read``."""
         if self._task is None and not await self._open(request):
             await asyncio.sleep(request.seconds)
-            return Heard()
+            return Heard(refused=True)
         items: list[Event | _End] = []
         with suppress(asyncio.TimeoutError, asyncio.QueueEmpty):
-            items.append(await asyncio.wait_for(self._items.get(), request.seconds))
+            items.append(await limited(self._items.get(), request.seconds))
             while True:
                 items.append(self._items.get_nowait())
         heard = _heard(items)
@@ -184,7 +190,7 @@ class AsyncFollowing:
         with slot:
             try:
                 api = await self._hook.aapi()
-                operation = api.run_events(request.workflow_run_id, request.user, snapshot=True)
+                operation = _events_of(api, request)
                 transport = await self._hook.aget_conn()
                 async with await transport.open(operation.call, retry=False) as exchange:
                     if not exchange.head.ok or not exchange.head.is_event_stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import os
 import platform
 import socket
@@ -18,7 +19,9 @@ from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, wai
 
 from airflow_provider_dify import __version__
 from airflow_provider_dify.api.calls import Call
+from airflow_provider_dify.api.diagnosis import unreachable
 from airflow_provider_dify.api.errors import Answer, error_for_answer
+from airflow_provider_dify.api.values import excerpt
 from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.exceptions import (
     DifyConfigurationError,
@@ -29,6 +32,7 @@ from airflow_provider_dify.exceptions import (
 
 RETRIES = 3
 FIRST_RETRY_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 10.0
 RETRY_FACTOR = 2.0
 
 # The more special ones come first.
@@ -38,7 +42,14 @@ _CAUSES: tuple[tuple[type[BaseException], str], ...] = (
     (socket.gaierror, "name"),
     (ConnectionRefusedError, "refused"),
     (TimeoutError, "timeout"),
+    (ConnectionError, "closed"),
 )
+_PLAIN_HTTP = frozenset(
+    {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"}
+)
+_NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
+_PROXY_ERRORS = frozenset({"ProxyError", "ClientProxyConnectionError", "ClientHttpProxyError"})
+_CLOSED = frozenset({"IncompleteRead", "ServerDisconnectedError", "ClientPayloadError", "TransferEncodingError"})
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 """Size of an answer's body, decompressed, beyond which it is given up; a stream's lines have a limit of their own."""
@@ -131,22 +142,26 @@ def tls_context(connection: DifyConnection) -> ssl.SSLContext:
 
 def transport_error(connection: DifyConnection, call: Call, error: BaseException, *, sent: bool) -> DifyTransportError:
     """Build the exception for a call that brought no complete answer."""
-    reason = connection.redact(str(error)) or "no details"
-    if call.secret:
-        reason = reason.replace(call.secret, "***")
     cause, detail = _network_cause(error)
+    if cause == "proxy":
+        detail = f"{proxy_parts(connection)[0]}{detail}"
+    detail = connection.redact(detail)
+    if call.secret:
+        detail = detail.replace(call.secret, "***")
     fate = "" if sent else " Nothing was sent."
     return DifyTransportError(
-        f"{call.what}: no complete answer from {connection.base_url} ({type(error).__name__}: {reason}).{fate} "
-        "Check that the address is reachable from the machine that runs the task or the triggerer.",
+        f"{call.what}: {unreachable(cause, detail, connection.base_url)}{fate}",
         sent=sent,
-        cause=cause,
-        detail=connection.redact(detail),
+        cause=cause or "other",
+        detail=detail,
     )
 
 
 def _network_cause(error: BaseException) -> tuple[str | None, str]:
-    """Tell what is behind an HTTP client's error, which wraps the system's own in several ways."""
+    """Tell what is behind an HTTP client's error, which wraps the system's own in several ways.
+
+    What the clients say themselves is never shown: it is the dump of an object, or repeats the whole URL.
+    """
     todo: list[Any] = [error]
     seen: list[BaseException] = []
     while todo:
@@ -155,13 +170,41 @@ def _network_cause(error: BaseException) -> tuple[str | None, str]:
             continue
         seen.append(each)
         todo += [each.__cause__, each.__context__, getattr(each, "reason", None), *each.args]
+    # The clients' own errors have classes of their own, which are not to be imported for their names.
+    names = {kind.__name__ for each in seen for kind in type(each).__mro__}
+    if names & _PROXY_ERRORS and not any(isinstance(each, ssl.SSLCertVerificationError) for each in seen):
+        wants_login = any(getattr(each, "status", None) == 407 or "407" in str(each) for each in seen)
+        return "proxy", " (HTTP 407: it refuses user and password)" if wants_login else ""
     for kind, cause in _CAUSES:
-        for each in seen:
-            if isinstance(each, kind):
-                detail = getattr(each, "verify_message", None) or getattr(each, "reason", None)
-                return cause, detail if isinstance(detail, str) else ""
-    # The clients' own time-outs have classes of their own, which are not to be imported for their names.
-    return ("timeout" if any("Timeout" in type(each).__name__ for each in seen) else None), ""
+        fitting = [each for each in seen if isinstance(each, kind)]
+        if fitting:
+            # aiohttp's wrappers are of the system's classes too, and know no details.
+            told = (getattr(each, name, None) for each in fitting for name in ("verify_message", "reason"))
+            return _tls_cause(cause, next((text for text in told if isinstance(text, str) and text), ""))
+    if any(isinstance(each, OSError) and each.errno in _NO_ROUTE for each in seen):
+        return "unreachable", ""
+    if any("Timeout" in name for name in names):
+        return "timeout", ""
+    if names & _CLOSED:
+        return "closed", ""
+    return None, _said_by(seen)
+
+
+def _tls_cause(cause: str, reason: str) -> tuple[str, str]:
+    if cause != "tls":
+        return cause, reason
+    if reason in _PLAIN_HTTP:
+        return "plain_http", ""
+    if "EOF" in reason:
+        return "closed", ""
+    return cause, reason.replace("_", " ").lower()
+
+
+def _said_by(errors: list[BaseException]) -> str:
+    """Return what the innermost error says, unless it is a client's dump."""
+    inner = errors[-1]
+    text = excerpt(str(inner), 200)
+    return type(inner).__name__ if not text or " object at 0x" in text or "Pool(" in text else text
 
 
 def without_server_error(answer: Answer, call: Call) -> Answer:
@@ -177,8 +220,11 @@ def without_server_error(answer: Answer, call: Call) -> Answer:
 def may_repeat(call: Call, error: BaseException) -> bool:
     """Tell whether a call may be sent again after an error.
 
-    Network errors and 5xx, never a 4xx; a call that must not be doubled only where nothing was sent.
+    Network errors and 5xx, never a 4xx; a call that must not be doubled only where nothing was sent. Nor where the
+    server asks for a longer pause than a call may last: who has a deadline waits for that.
     """
+    if isinstance(error, DifyServerError) and (error.retry_after or 0.0) > LONGEST_PAUSE_SECONDS:
+        return False
     if isinstance(error, DifyTransportError) and not error.sent:
         return True
     return call.repeatable and isinstance(error, (DifyTransportError, DifyServerError))

@@ -26,6 +26,7 @@ from airflow_provider_dify.hooks.http import (
     transport_error,
     without_server_error,
 )
+from airflow_provider_dify.hooks.limited import limited
 
 # An aiohttp response can end with any of these while its head or body is awaited.
 _FAILURES = (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError)
@@ -86,7 +87,7 @@ class AsyncExchange:
         loop = asyncio.get_running_loop()
         while (left := until - loop.time()) > 0:
             try:
-                chunk = await asyncio.wait_for(self._response.content.readany(), left)
+                chunk = await limited(self._response.content.readany(), left)
             except asyncio.TimeoutError:
                 return
             except _FAILURES as error:

@@ -10,9 +10,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_dify.api.attempts import Submitted, look_at_earlier, search_deadline
+from airflow_provider_dify.api.deferring import HandOver, handed_over, leaves_worker_at, not_before
 from airflow_provider_dify.api.finding import FindResult, Found, NotFound, find_run, of_use
-from airflow_provider_dify.api.following import FollowFlow, followed, with_failed_step
-from airflow_provider_dify.api.inputs import check_inputs, check_user
+from airflow_provider_dify.api.following import followed, with_failed_step
+from airflow_provider_dify.api.inputs import check_user
+from airflow_provider_dify.api.outages import wait_for_server
 from airflow_provider_dify.api.outcomes import (
     LOST_ON_RETRY,
     SAVED_ON_RETRY,
@@ -21,13 +23,14 @@ from airflow_provider_dify.api.outcomes import (
     retry_after_timeout,
     timeout_error,
 )
-from airflow_provider_dify.api.polling import COLLECT_SECONDS, Deadline, Ended, GivenUp, TimedOut
+from airflow_provider_dify.api.polling import COLLECT_SECONDS, TIMEOUT, Deadline, Ended, GivenUp, TimedOut
 from airflow_provider_dify.api.progress import closing_line
 from airflow_provider_dify.api.runs import RunStatus, StartedRun
 from airflow_provider_dify.api.settings import PollSchedule
 from airflow_provider_dify.api.steps import StepLog
 from airflow_provider_dify.api.tracing import check_trace_id
 from airflow_provider_dify.api.transitions import (
+    AwaitServer,
     Fail,
     Search,
     Submit,
@@ -37,18 +40,19 @@ from airflow_provider_dify.api.transitions import (
     after_failed_submission,
     after_look,
     after_search,
+    after_shutdown,
     first_step,
 )
-from airflow_provider_dify.api.waiting import WaitResult, wait_for_run
+from airflow_provider_dify.api.waiting import WaitFlow, WaitResult, wait_for_run
 from airflow_provider_dify.exceptions import DifyError, DifySubmissionUnknownError
 from airflow_provider_dify.hooks.introducing import introduce
 from airflow_provider_dify.links.dify import push_link
 from airflow_provider_dify.names import RUN_ID_XCOM_KEY, SERVICE_API, TASK_ID_XCOM_KEY
 from airflow_provider_dify.operators.ledger import SubmissionLedger, task_try
 from airflow_provider_dify.operators.outputs import Destination, deliver
-from airflow_provider_dify.operators.preparing import Prepared, prepare
+from airflow_provider_dify.operators.preparing import Prepared, prepare, resolved_inputs
 from airflow_provider_dify.operators.tracing import current_traceparent
-from airflow_provider_dify.triggers.report import DUE, Report, SearchReport
+from airflow_provider_dify.triggers.report import DUE, Report, SearchReport, carried
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -65,6 +69,10 @@ class Submission:
     :param started_at: Unix seconds at which the try started.
     :param attempts: Submissions that were rate-limited.
     :param prepared: What was made of the task's files; None before the inputs were checked and the files uploaded.
+    :param resubmissions: Submissions of this try that followed a run which the server's shutdown had stopped.
+    :param ended: The runs that were stopped so, of the same user.
+    :param doubtful: Whether a submission that was not found was sent again.
+    :param hint: What a submission that was answered with silence may mean on this server.
     """
 
     user: str
@@ -72,6 +80,14 @@ class Submission:
     started_at: float
     attempts: int = 0
     prepared: Prepared | None = None
+    resubmissions: int = 0
+    ended: tuple[str, ...] = ()
+    doubtful: bool = False
+    hint: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what is kept while the task is deferred."""
+        return {**asdict(self), "ended": list(self.ended)}
 
     @classmethod
     def read(cls, told: dict[str, Any]) -> Submission:
@@ -80,7 +96,7 @@ class Submission:
         kept = {name: value for name, value in told.items() if name in known}
         if kept.get("prepared") is not None:
             kept["prepared"] = Prepared(**kept["prepared"])
-        return cls(**kept)
+        return cls(**{**kept, "ended": tuple(kept.get("ended") or ())})
 
 
 class Execution:
@@ -104,25 +120,36 @@ class Execution:
         self._is_killed = False
         # What lineage tells of the run, also after its end.
         self.known: StartedRun | None = None
+        self._steps: StepLog | None = None
 
     def begin(self) -> Any:
         """Start the try: everything that a DAG author passes is checked before anything is looked for or sent."""
         now = time.time()
-        check_inputs(self._task.inputs, paths=True)
+        resolved_inputs(self._task)
         check_trace_id(self._task.trace_id)
         return self._begin(Submission(user=self._user(), submitted_at=now, started_at=now))
 
-    def submit_again(self, submission: dict[str, Any]) -> Any:
-        """Submit a run that was rate-limited before."""
-        resumed = Submission.read(submission)
-        return self._submit(resumed) if self._is_of_this_try(resumed) else self.begin()
+    def submit_again(self, event: Any, submission: dict[str, Any] | None) -> Any:
+        """Submit a run for which there was no room, or no server, before."""
+        resumed = self._resumed(event, submission)
+        return self.begin() if resumed is None else self._submit(resumed)
 
-    def searched_in_triggerer(self, event: Any, submission: dict[str, Any], *, earlier: bool) -> Any:
-        """Go on where the search for a run in the triggerer has ended."""
-        resumed = Submission.read(submission)
-        if not self._is_of_this_try(resumed):
+    def searched_in_triggerer(self, event: Any, submission: dict[str, Any] | None, *, earlier: bool | None) -> Any:
+        """Go on where the search for a run in the triggerer, or the wait for the run it has found, has ended."""
+        resumed = self._resumed(event, submission)
+        if resumed is None:
             return self.begin()
-        return self._searched(resumed, SearchReport.parse(event), earlier=earlier)
+        result = SearchReport.parse(event)
+        if isinstance(result, Report):
+            return self._found_and_waited_for(result, resumed)
+        earlier = bool(carried(event).get("earlier")) if earlier is None else earlier
+        return self._searched(resumed, result, earlier=earlier)
+
+    def _resumed(self, event: Any, submission: dict[str, Any] | None) -> Submission | None:
+        """Return what this try knew when it was deferred; None where another one was, or where nothing is told."""
+        kept = carried(event).get("submission") if submission is None else submission
+        resumed = Submission.read(kept) if isinstance(kept, dict) else None
+        return resumed if resumed is not None and self._is_of_this_try(resumed) else None
 
     def _is_of_this_try(self, submission: Submission) -> bool:
         """Tell whether this try was deferred with it.
@@ -134,18 +161,33 @@ class Execution:
 
     def waited_in_triggerer(
         self, event: Any, workflow_run_id: str | None, task_id: str | None, end_time: float | None, user: str | None
-    ) -> dict[str, Any]:
+    ) -> Any:
         """Go on where the wait in the triggerer has ended."""
-        report = Report.parse(event, workflow_run_id)
-        user = self._user() if user is None else user
-        self._started = self.known = StartedRun(report.workflow_run_id, task_id)
+        report, kept, now = Report.parse(event, workflow_run_id), carried(event), time.time()
+        user = user or kept.get("user") or self._user()
+        told = kept.get("submission")
+        submission = Submission.read(told) if told else Submission(user, submitted_at=now, started_at=now)
+        self._started = self.known = StartedRun(report.workflow_run_id, task_id or kept.get("task_id"))
         self._submitted_user = user
-        deadline = Deadline(time.time() if end_time is None else end_time)
+        end_time = kept.get("end_time", now) if end_time is None else end_time
+        deadline = Deadline(end_time, kept.get("limit", TIMEOUT))
+        return self._reported(report, self._started, deadline, replace(submission, user=user))
+
+    def _found_and_waited_for(self, report: Report, submission: Submission) -> Any:
+        """Go on with a run that the triggerer has found by its user, and whose end it has waited for."""
+        assert report.marker is not None
+        started = StartedRun(report.workflow_run_id)
+        submission = replace(submission, user=report.marker)
+        self._announce(started, submission)
+        return self._reported(report, started, self._deadline(submission), submission)
+
+    def _reported(self, report: Report, started: StartedRun, deadline: Deadline, submission: Submission) -> Any:
+        """End as the triggerer has reported; the worker itself reads what the run has put out."""
         result: WaitResult | None = report.wait_result()
         if result is None:
             grace = deadline.at_least(time.time() + COLLECT_SECONDS)
-            result = with_failed_step(self._follow(self._started, grace, first_wait=0), report.failed_step)
-        return self._finish(self._started, result, deadline, user)
+            result = with_failed_step(self._collect(started, grace), report.failed_step)
+        return self._finish(started, result, deadline, submission)
 
     def recall(self, kept: dict[str, Any]) -> None:
         """Know what the task knew when it was deferred, and what the trigger has told since, without going on.
@@ -154,13 +196,14 @@ class Execution:
         """
         run_id, task_id, user = kept.get("workflow_run_id"), kept.get("task_id"), kept.get("user")
         submission, event = kept.get("submission"), kept.get("event")
+        is_due = isinstance(event, dict) and event.get("status") == DUE
         if run_id is not None:
             self._started, self._submitted_user = StartedRun(run_id, task_id), user
-        elif submission is not None and event != DUE:
+        elif submission is not None and not is_due:
             self._submitted_user, self._sought = submission["user"], (submission["user"],)
             with suppress(DifyError):
                 found = SearchReport.parse(event)
-                if isinstance(found, Found):
+                if isinstance(found, (Found, Report)):
                     self._started, self._submitted_user = StartedRun(found.workflow_run_id), found.marker
 
     def killed(self) -> None:
@@ -236,7 +279,7 @@ class Execution:
         if isinstance(step, Submit):
             return self._submit(submission)
         if isinstance(step, Search):
-            return self._search(submission, list(step.markers), earlier=step.earlier)
+            return self._search(submission, step)
         if isinstance(step, TakeUp):
             return self._take_up(submission, step.run, step.marker)
         self._announce(step.run, submission)
@@ -252,39 +295,61 @@ class Execution:
         if run_id is not None:
             self._stop(StartedRun(run_id, kept.task_id), kept.marker, "the task was cleared")
 
-    def _search(self, submission: Submission, markers: list[str], *, earlier: bool) -> Any:
-        """Look for a run by its markers: here, or deferred."""
-        self._sought = tuple(markers)
+    def _search(self, submission: Submission, step: Search) -> Any:
+        """Look for a run by its markers: here, and then deferred."""
+        self._sought = step.markers
         deadline, since = self._deadline(submission), time.time()
-        streamed = self._task.response_mode == "streaming"
-        if self._task.deferrable:
-            from airflow_provider_dify.triggers.workflow import DifyFindRunTrigger
-
-            self._task.defer(
-                trigger=DifyFindRunTrigger(
-                    markers=markers,
-                    dify_conn_id=self._task.dify_conn_id,
-                    end_time=deadline.at,
-                    since=since,
-                    earlier=earlier,
-                    streamed=streamed,
-                    poll_interval=self._task.poll_interval,
-                    max_poll_interval=self._task.max_poll_interval,
-                    cancel_on_kill=self._task.cancel_on_kill,
-                ),
-                method_name="execute_found",
-                kwargs={"submission": asdict(submission), "earlier": earlier},
-            )
         flow = find_run(
-            markers,
+            step.markers,
             schedule=PollSchedule(self._task.poll_interval, self._task.max_poll_interval),
-            patience=search_deadline(deadline, since, earlier=earlier),
+            patience=search_deadline(deadline, since, earlier=step.earlier),
             clock=time.time,
             chance=random.random,
-            wanted=of_use if earlier else None,
-            streamed=streamed,
+            wanted=of_use if step.earlier else None,
+            streamed=self._task.response_mode == "streaming",
+            ended=step.ended,
         )
-        return self._searched(submission, self._hook.follow(flow, self._log.info), earlier=earlier)
+        leaves_at = self._leaves_at(deadline)
+        if leaves_at is None:
+            return self._searched(submission, self._hook.follow(flow, self._log.info), earlier=step.earlier)
+        if self._task.defer_after > 0:
+            result = self._hook.follow(handed_over(flow, leaves_at, time.time), self._log.info)
+            if not isinstance(result, HandOver):
+                return self._searched(submission, result, earlier=step.earlier)
+        return self._defer_search(submission, step, deadline, since)
+
+    def _leaves_at(self, deadline: Deadline) -> float | None:
+        """Return when this task leaves its worker to wait in the triggerer; None where it stays to the end."""
+        return leaves_worker_at(time.time(), self._task.defer_after, deadline) if self._task.deferrable else None
+
+    def _defer_search(self, submission: Submission, step: Search, deadline: Deadline, since: float) -> NoReturn:
+        from airflow_provider_dify.triggers.workflow import DifyFindRunTrigger
+
+        kwargs = {"submission": submission.as_json(), "earlier": step.earlier}
+        self._task.defer(
+            trigger=DifyFindRunTrigger(
+                markers=list(step.markers),
+                dify_conn_id=self._task.dify_conn_id,
+                end_time=deadline.at,
+                since=since,
+                earlier=step.earlier,
+                streamed=self._task.response_mode == "streaming",
+                poll_interval=self._task.poll_interval,
+                max_poll_interval=self._task.max_poll_interval,
+                cancel_on_kill=self._task.cancel_on_kill,
+                ended=list(step.ended),
+                own=submission.user,
+                waits=self._task.wait_for_termination,
+                fail_on_pause=self._task.on_pause == "fail",
+                fail_on_partial_success=self._task.fail_on_partial_success,
+                follow_events=self._task.follow_events,
+                not_before=not_before(time.time()),
+                resume=kwargs,
+            ),
+            method_name="execute_found",
+            kwargs=kwargs,
+        )
+        raise AssertionError("defer() does not return")
 
     def _searched(self, submission: Submission, result: FindResult, *, earlier: bool) -> Any:
         # Where an earlier try has submitted, that submission is the one in doubt.
@@ -296,15 +361,18 @@ class Execution:
             submitted=submission.user if kept is None else kept.marker,
             remembers=self._ledger.is_complete,
             durable=self._task.durable,
+            resubmits=self._task.on_orphaned_intent == "resubmit" and not submission.doubtful,
+            hint=submission.hint,
         )
         if isinstance(step, Submit):
-            submission = replace(submission, submitted_at=time.time())
+            submission = replace(submission, submitted_at=time.time(), doubtful=not earlier)
         return self._go(step, submission)
 
     def _take_up(self, submission: Submission, started: StartedRun, user: str) -> Any:
         """Go on with a run of an earlier try, or start a new one where that has ended in vain."""
         self._started, self._submitted_user = started, user
-        run = self._hook.follow(look_at_earlier(started.workflow_run_id, time.time), self._log.info)
+        earlier = look_at_earlier(started.workflow_run_id, time.time, self._deadline(submission))
+        run = self._hook.follow(earlier, self._log.info)
         step = after_look(
             started,
             run,
@@ -320,19 +388,26 @@ class Execution:
         return self._go(step, submission)
 
     def _submit(self, submission: Submission) -> Any:
-        submission = self._prepared(submission)
         while True:
             try:
+                submission = self._prepared(submission)
+                self._hook.require_server()
                 started = self._send(submission)
             except DifyError as error:
                 step = self._after_failure(error, submission)
                 if isinstance(step, Fail):
-                    raise
+                    raise step.error from error.__cause__
+                if isinstance(error, DifySubmissionUnknownError):
+                    submission = replace(submission, hint=error.hint)
             else:
                 return self._await(started, submission)
-            if not isinstance(step, SubmitLater):
+            if isinstance(step, AwaitServer):
+                self._await_server(step, submission)
+            elif isinstance(step, SubmitLater):
+                submission = replace(submission, attempts=submission.attempts + 1)
+                self._await_turn(step, submission)
+            else:
                 return self._go(step, submission)
-            submission = self._await_turn(step, submission)
 
     def _prepared(self, submission: Submission) -> Submission:
         """Check the inputs and upload the files, unless this try has done so.
@@ -350,7 +425,7 @@ class Execution:
         prepared = submission.prepared
         assert prepared is not None
         return self._hook.create_workflow_run(
-            {**check_inputs(self._task.inputs, paths=True), **prepared.inputs},
+            {**resolved_inputs(self._task), **prepared.inputs},
             user=submission.user,
             response_mode=self._task.response_mode,
             files=prepared.files,
@@ -367,9 +442,9 @@ class Execution:
     def _before_send(self, submission: Submission) -> None:
         if self._is_killed:
             raise DifyError("The task was killed before its submission was sent, so nothing was submitted.")
-        self._ledger.intend(submission.user)
+        self._ledger.intend(submission.user, submission.ended)
 
-    def _after_failure(self, error: DifyError, submission: Submission) -> SubmitLater | Search | Fail:
+    def _after_failure(self, error: DifyError, submission: Submission) -> SubmitLater | AwaitServer | Search | Fail:
         if error.workflow_run_id is not None:
             # There is a run, and what is written down about it stays.
             return Fail(error)
@@ -384,6 +459,7 @@ class Execution:
             attempts=submission.attempts,
             left=self._deadline(submission).left(time.time()),
             chance=random.random(),
+            ended=submission.ended,
         )
 
     def _await(self, started: StartedRun, submission: Submission) -> Any:
@@ -396,10 +472,14 @@ class Execution:
             # What the submission told of the end is no authority; the row is (API facts, section 12).
             look = self._hook.look(started.workflow_run_id)
             if look.run is not None and look.run.status.is_terminal:
-                return self._finish(started, Ended(look.run), deadline, submission.user)
-        if self._task.deferrable:
-            self._defer_wait(started, deadline, submission)
-        return self._finish(started, self._follow(started, deadline), deadline, submission.user)
+                return self._finish(started, Ended(look.run), deadline, submission)
+        leaves_at, polls = self._leaves_at(deadline), 0
+        if leaves_at is None or self._task.defer_after > 0:
+            result = self._wait_here(started, deadline, leaves_at)
+            if not isinstance(result, HandOver):
+                return self._finish(started, result, deadline, submission)
+            polls = result.polls
+        return self._defer_wait(started, deadline, submission, polls)
 
     def _announce(self, started: StartedRun, submission: Submission) -> None:
         """Put what is known of a run where people, other tasks and the next try find it, before anything else."""
@@ -421,24 +501,65 @@ class Execution:
         run_id = started.workflow_run_id
         raise DifyError(f"The task was killed while it submitted Dify run {run_id}.", workflow_run_id=run_id)
 
-    def _await_turn(self, step: SubmitLater, submission: Submission) -> Submission:
-        """Let time pass before a rate-limited submission is tried again: asleep here, or deferred."""
+    def _await_turn(self, step: SubmitLater, submission: Submission) -> None:
+        """Let time pass before a submission is tried again: asleep here, or deferred."""
         self._log.info(step.why)
-        submission = replace(submission, attempts=submission.attempts + 1)
-        if self._task.deferrable:
-            from airflow_provider_dify.triggers.workflow import DifySubmitLaterTrigger
+        moment = time.time() + step.seconds
+        deferred_until = Deadline(max(moment, not_before(time.time())))
+        is_short = step.seconds < self._task.defer_after or deferred_until.at >= self._deadline(submission).at
+        if not self._task.deferrable or is_short:
+            time.sleep(step.seconds)
+            return
+        from airflow_provider_dify.triggers.workflow import DifySubmitLaterTrigger
 
-            self._task.defer(
-                trigger=DifySubmitLaterTrigger(time.time() + step.seconds),
-                method_name="submit_again",
-                kwargs={"submission": asdict(submission)},
-            )
-        time.sleep(step.seconds)
-        return submission
+        kwargs = {"submission": submission.as_json()}
+        self._task.defer(
+            trigger=DifySubmitLaterTrigger(moment, not_before(time.time()), resume=kwargs),
+            method_name="submit_again",
+            kwargs=kwargs,
+        )
 
-    def _defer_wait(self, started: StartedRun, deadline: Deadline, submission: Submission) -> NoReturn:
+    def _await_server(self, step: AwaitServer, submission: Submission) -> None:
+        """Wait until the server answers, or until there is no time left: here, and then deferred."""
+        self._log.warning(step.why)
+        deadline = self._deadline(submission)
+        leaves_at = self._leaves_at(deadline)
+        flow = wait_for_server(deadline, time.time, random.random, until=leaves_at)
+        if self._hook.follow(flow, self._log.info) or leaves_at is None:
+            return
+        from airflow_provider_dify.triggers.workflow import DifyAwaitServerTrigger
+
+        kwargs = {"submission": submission.as_json()}
+        self._task.defer(
+            trigger=DifyAwaitServerTrigger(
+                self._task.dify_conn_id, deadline.at, not_before(time.time()), resume=kwargs
+            ),
+            method_name="submit_again",
+            kwargs=kwargs,
+        )
+
+    def _submit_after_shutdown(self, step: SubmitLater, ended: str, submission: Submission) -> Any:
+        """Submit again after the server's own shutdown has stopped a run."""
+        submission = replace(
+            submission,
+            user=self._user(),
+            submitted_at=time.time(),
+            attempts=0,
+            resubmissions=submission.resubmissions + 1,
+            ended=(*submission.ended, ended),
+        )
+        self._await_turn(step, submission)
+        return self._submit(submission)
+
+    def _defer_wait(self, started: StartedRun, deadline: Deadline, submission: Submission, polls: int) -> NoReturn:
         from airflow_provider_dify.triggers.workflow import DifyWorkflowRunTrigger
 
+        kwargs = {
+            "workflow_run_id": started.workflow_run_id,
+            "task_id": started.task_id,
+            "end_time": deadline.at,
+            "user": submission.user,
+        }
         # No framework timeout: when one strikes, neither this operator nor the trigger gets to stop the run.
         self._task.defer(
             trigger=DifyWorkflowRunTrigger(
@@ -453,19 +574,35 @@ class Execution:
                 user=submission.user,
                 cancel_on_kill=self._task.cancel_on_kill,
                 follow_events=self._task.follow_events,
+                polls=polls,
+                steps_logged=None if self._steps is None else self._steps.logged_steps(),
+                not_before=not_before(time.time()),
+                resume={**kwargs, "limit": deadline.limit, "submission": submission.as_json()},
             ),
             method_name="execute_complete",
-            kwargs={
-                "workflow_run_id": started.workflow_run_id,
-                "task_id": started.task_id,
-                "end_time": deadline.at,
-                "user": submission.user,
-            },
+            kwargs=kwargs,
         )
         raise AssertionError("defer() does not return")
 
-    def _follow(self, started: StartedRun, deadline: Deadline, first_wait: float | None = None) -> WaitResult:
-        wait = wait_for_run(
+    def _wait_here(self, started: StartedRun, deadline: Deadline, until: float | None) -> WaitResult | HandOver:
+        """Wait for a run on the worker.
+
+        :param until: Unix seconds at which the triggerer goes on; None to wait to the end.
+        """
+        wait = self._wait(started, deadline)
+        flow = wait if until is None else handed_over(wait, until, time.time)
+        if not self._task.follow_events:
+            return self._hook.follow(flow, self._log.info)
+        self._steps = StepLog(started.workflow_run_id, self._hook.redact)
+        followed_flow = followed(flow, self._steps, user=self._submitted_user, clock=time.time)
+        return self._hook.follow(followed_flow, self._log.info)
+
+    def _collect(self, started: StartedRun, deadline: Deadline) -> WaitResult:
+        """Read a run whose end the triggerer has seen, and whose steps it has logged."""
+        return self._hook.follow(self._wait(started, deadline, first_wait=0), self._log.info)
+
+    def _wait(self, started: StartedRun, deadline: Deadline, first_wait: float | None = None) -> WaitFlow:
+        return wait_for_run(
             started.workflow_run_id,
             schedule=PollSchedule(self._task.poll_interval, self._task.max_poll_interval),
             deadline=deadline,
@@ -475,18 +612,15 @@ class Execution:
             first_wait=first_wait,
             fail_on_pause=self._task.on_pause == "fail",
         )
-        flow: FollowFlow = wait
-        # A first wait of 0 collects what the triggerer has seen, and told, already.
-        if self._task.follow_events and first_wait is None:
-            steps = StepLog(started.workflow_run_id, self._hook.redact)
-            flow = followed(wait, steps, user=self._submitted_user, clock=time.time)
-        return self._hook.follow(flow, self._log.info)
 
-    def _finish(self, started: StartedRun, result: WaitResult, deadline: Deadline, user: str) -> dict[str, Any]:
-        """Turn the end of the wait into the task's return value or exception."""
-        run_id, ledger = started.workflow_run_id, self._ledger
+    def _finish(self, started: StartedRun, result: WaitResult, deadline: Deadline, submission: Submission) -> Any:
+        """Turn the end of the wait into the task's return value or exception, or submit again after a shutdown."""
+        run_id, ledger, user = started.workflow_run_id, self._ledger, submission.user
         if isinstance(result, Ended):
             self._started = self._submitted_user = None
+            again = after_shutdown(result.run, resubmissions=submission.resubmissions, chance=random.random())
+            if again is not None:
+                return self._submit_after_shutdown(again, run_id, submission)
             self.known = replace(started, run=result.run)
             if result.run.status in (RunStatus.FAILED, RunStatus.STOPPED):
                 ledger.settle()
@@ -500,7 +634,7 @@ class Execution:
         if isinstance(result, TimedOut):
             # A process that was frozen for long finds its deadline gone by, and the run in the hands of another try.
             stops = self._task.cancel_on_timeout and not ledger.has_passed_on()
-            stopped = stops and self._stop(started, user, "the deadline has struck")
+            stopped = stops and self._stop(started, user, f"its {deadline.limit} has passed")
             if stopped:
                 ledger.settle()
             on_retry = retry_after_timeout(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from dataclasses import replace
 from threading import Thread
 from typing import Any
 
+from airflow_provider_dify.airflow_errors import reason_of
 from airflow_provider_dify.api.attempts import Submitted, TaskTry
 from airflow_provider_dify.api.runs import StartedRun
 from airflow_provider_dify.exceptions import DifyError
@@ -79,12 +81,14 @@ class SubmissionLedger:
         """Whether a submission of an earlier try would have been found here."""
         return self._store is not None
 
-    def intend(self, user: str) -> None:
+    def intend(self, user: str, ended: tuple[str, ...] = ()) -> None:
         """Write down that a submission is about to be sent.
 
         To be called as late as can be: a process that dies before it has submitted nothing, and the next try
         submits at once; one that dies after it may have, and the next try looks for the run until its deadline.
 
+        :param user: The ``user`` of the submission.
+        :param ended: Runs of the same user that have ended, and after which this one is submitted.
         :raises DifyError: The store failed, or another try goes on with the task; nothing may be sent then.
         """
         if self._store is None:
@@ -93,7 +97,7 @@ class SubmissionLedger:
             # Airflow 3.3 itself refuses the note of a process that it has given up.
             is_given_up = isinstance(self._store, AuditLog) and _try_in_database(self._try)[0] > self._try.number
             if not is_given_up:
-                self._store.set(STORE_KEY, self._note(user).as_json())
+                self._store.set(STORE_KEY, replace(self._note(user), ended=ended).as_json())
         except Exception as error:
             raise _store_error("written", error) from error
         if is_given_up:
@@ -133,13 +137,17 @@ def _store_of(context: Any) -> Any:
 
 def _store_error(deed: str, error: Exception) -> DifyError:
     return DifyError(
-        f"The note of this task's submission could not be {deed} ({type(error).__name__}: {error}), so nothing was "
+        f"The note of this task's submission could not be {deed} ({reason_of(error)}), so nothing was "
         "submitted: a retry could not tell whether there is a run. A retry of the task goes on."
     )
 
 
 def _warn(deed: str, error: Exception) -> None:
-    log.warning("The note of this task's submission could not be %s (%s): a retry goes by Dify's logs.", deed, error)
+    log.warning(
+        "The note of this task's submission could not be %s (%s). The task goes on; a retry goes by Dify's logs.",
+        deed,
+        reason_of(error),
+    )
 
 
 def _has_passed_on_in_database(this: TaskTry) -> bool:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_dify.api.downloads import files_in
 from airflow_provider_dify.api.filenames import distinct_names, safe_name
+from airflow_provider_dify.api.outcomes import SENSOR_SAVES
 from airflow_provider_dify.api.settings import MAX_FILE_BYTES, MAX_XCOM_BYTES
 from airflow_provider_dify.api.values import excerpt
-from airflow_provider_dify.exceptions import DifyError, DifyFileExpiredError
+from airflow_provider_dify.api.xcom import unfit_for_xcom
+from airflow_provider_dify.exceptions import DifyError, DifyFileExpiredError, DifyOutputsError
 from airflow_provider_dify.names import OUTPUTS_SAVED_TO, SAVED_TO
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ class Destination:
         them with Dify.
     :param allowed_hosts: Hosts besides the server that files may be fetched from.
     :param max_file_bytes: Largest file that is fetched.
-    :param outputs_to: Folder for outputs that are too large for XCom; None to pass them on all the same.
+    :param outputs_to: Folder for outputs that are too large for XCom, or that it cannot carry; None for none.
     :param max_xcom_bytes: Largest outputs that go through XCom, as JSON in bytes.
     """
 
@@ -71,6 +73,7 @@ def deliver(
     :param on_retry: What a retry of the task does, for the message of an error.
     :return: The outputs; or, where they were put aside, ``{"dify_outputs_saved_to", "size_bytes", "workflow_run_id"}``.
     :raises DifyFileError: Something could not be fetched or saved. The run keeps its outputs.
+    :raises DifyOutputsError: XCom cannot carry the outputs, and there is no folder for them.
     """
     try:
         if to.files_to:
@@ -78,7 +81,9 @@ def deliver(
         return _put_aside(outputs, workflow_run_id, to)
     except DifyError as error:
         error.message = (
-            f"Dify run {workflow_run_id} has succeeded, but its outputs were not saved: {error.message} {on_retry}"
+            f"Dify run {workflow_run_id} has succeeded, but its outputs were not "
+            f"{'handed over' if isinstance(error, DifyOutputsError) else 'saved'}: {error.message} "
+            f"{SENSOR_SAVES if isinstance(error, DifyOutputsError) else on_retry}"
         )
         error.args = (error.message,)
         error.workflow_run_id = workflow_run_id
@@ -146,8 +151,14 @@ def _named(error: DifyError, place: str, file: Mapping[str, Any]) -> DifyError:
 
 
 def _put_aside(outputs: dict[str, Any], run_id: str, to: Destination) -> dict[str, Any]:
+    unfit = unfit_for_xcom(outputs)
+    if unfit and not to.outputs_to:
+        raise DifyOutputsError(
+            f"{'; '.join(map(str, unfit))}. Airflow's XCom cannot carry that. Set outputs_to to a folder, where such "
+            "outputs are saved as JSON and read by load_outputs, or change what the workflow puts out."
+        )
     content = json.dumps(outputs).encode("ascii")
-    if len(content) <= to.max_xcom_bytes:
+    if len(content) <= to.max_xcom_bytes and not unfit:
         return outputs
     if not to.outputs_to:
         log.warning(
@@ -161,6 +172,8 @@ def _put_aside(outputs: dict[str, Any], run_id: str, to: Destination) -> dict[st
     with Target(to.outputs_to).writing(f"{safe_name(run_id, 'run')}.json") as (sink, uri):
         sink.write(content)
     log.info("The outputs (%s bytes as JSON) were saved to %s.", f"{len(content):,}", uri)
+    if unfit:
+        log.info("They do not go through XCom, which cannot carry that: %s.", "; ".join(map(str, unfit)))
     return {OUTPUTS_SAVED_TO: uri, "size_bytes": len(content), "workflow_run_id": run_id}
 
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_dify.api.forms import InputForm
 from airflow_provider_dify.api.inputs import check_files_or_paths, check_inputs
-from airflow_provider_dify.api.uploads import FileToUpload, with_uploads
+from airflow_provider_dify.api.plain import as_list, plain
+from airflow_provider_dify.api.run_files import UploadPolicy, with_uploads
+from airflow_provider_dify.api.uploads import FileToUpload
 from airflow_provider_dify.exceptions import DifyInvalidInputError
 from airflow_provider_dify.hooks.stores import storage_path
 from airflow_provider_dify.names import WORKFLOW_RUNS
@@ -26,7 +28,8 @@ log = logging.getLogger(__name__)
 class Prepared:
     """What a run gets besides the task's inputs as they are, small enough to be kept while the task is deferred.
 
-    :param inputs: Inputs that are sent otherwise than the task has them: those that name files.
+    :param inputs: Inputs that are sent otherwise than the task has them: those that name files, or that the app's form
+        reads otherwise.
     :param files: The run's files in Dify's form.
     """
 
@@ -67,6 +70,18 @@ class Passed:
         return Prepared(changed, [sent(file) for file in self.files])
 
 
+def resolved_inputs(task: DifyRunWorkflowOperator) -> dict[str, Any]:
+    """Return the task's inputs as JSON has them, and let the task keep them.
+
+    A sequence of mapped tasks' results asks Airflow for each item: once is enough for all checks and the submission.
+
+    :raises DifyInvalidInputError: They are no inputs.
+    """
+    task.inputs = given = check_inputs(task.inputs, paths=True)
+    task.files = as_list(task.files)
+    return given
+
+
 def prepare(task: DifyRunWorkflowOperator, hook: DifyHook, *, user: str) -> Prepared:
     """Check what the task passes in, upload its files, and return what is sent of them.
 
@@ -81,7 +96,7 @@ def prepare(task: DifyRunWorkflowOperator, hook: DifyHook, *, user: str) -> Prep
         if folder:
             # A store that Airflow does not know would only be noticed when the run has been paid for.
             storage_path(folder)
-    given = check_inputs(task.inputs, paths=True)
+    given = resolved_inputs(task)
     passed, form = _checked(task, hook, given)
     uploads = passed.to_upload
     if not uploads:
@@ -92,7 +107,8 @@ def prepare(task: DifyRunWorkflowOperator, hook: DifyHook, *, user: str) -> Prep
             "gateway's workflow can fetch, or set the connection's api_contract to service-api."
         )
     limits = form or hook.known_form().form or InputForm()
-    return passed.with_ids(upload_all(hook, uploads, user=user, limits=limits.limits), given)
+    ids = upload_all(hook, uploads, user=user, limits=limits.limits, allowed_hosts=task.allowed_file_hosts)
+    return passed.with_ids(ids, given)
 
 
 def _checked(
@@ -135,9 +151,14 @@ def _fitting(task: DifyRunWorkflowOperator, hook: DifyHook, given: Mapping[str, 
 def _understood(
     task: DifyRunWorkflowOperator, hook: DifyHook, given: Mapping[str, Any], form: InputForm | None
 ) -> Passed:
-    files = check_files_or_paths(
-        task.files,
-        file_types=form.file_types if form is not None else (),
-        opaque_ids=hook.connection.api_contract == WORKFLOW_RUNS,
+    connection = hook.connection
+    is_gateway = connection.api_contract == WORKFLOW_RUNS
+    policy = UploadPolicy.of(
+        None if is_gateway else connection.base_url, connection.allowed_upload_roots, task.allowed_upload_roots
     )
-    return Passed(with_uploads(given, form), files)
+    files = check_files_or_paths(task.files, form.files if form is not None else None, policy, opaque_ids=is_gateway)
+    read = form.read(given) if form is not None else given
+    for name, value in read.items():
+        if value is not given[name]:
+            plain(value, f"inputs[{name!r}]", paths=True)
+    return Passed(with_uploads(read, form, policy), files)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from airflow_provider_dify.api.uploads import FileToUpload
-from airflow_provider_dify.exceptions import DifyInvalidInputError
+from airflow_provider_dify.api.uploads import FileToUpload, RunFile
+from airflow_provider_dify.exceptions import DifyFileError, DifyFileExpiredError, DifyInvalidInputError
 from airflow_provider_dify.hooks.stores import Source
 
 if TYPE_CHECKING:
@@ -23,7 +25,12 @@ Key = tuple[str, str, str]
 
 
 def upload_all(
-    hook: DifyHook, files: Sequence[FileToUpload], *, user: str, limits: Mapping[str, int]
+    hook: DifyHook,
+    files: Sequence[FileToUpload],
+    *,
+    user: str,
+    limits: Mapping[str, int],
+    allowed_hosts: Collection[str] = (),
 ) -> dict[Key, str]:
     """Upload files and return their upload ids by their keys; a file that is named twice is uploaded once.
 
@@ -31,14 +38,53 @@ def upload_all(
     :param files: The files.
     :param user: The ``user`` of the run that will use them: from Dify 1.14 on no other run may.
     :param limits: Bytes that the server takes at most, by kind.
+    :param allowed_hosts: Hosts besides the connection's server that files of earlier runs may be fetched from.
     :raises DifyInvalidInputError: A file does not exist or is larger than the server takes; nothing was uploaded.
     :raises DifyFileError: A file could not be read to its end, or a store failed.
     :raises DifyError: An upload failed. What was uploaded before it stays with Dify, unused.
     """
     wanted = {file.key: file for file in files}
-    # Airflow's connections are asked for here, and not in the threads.
-    sources = {key: Source(file.source) for key, file in wanted.items()}
-    _check_sizes(wanted, sources, limits)
+    _check_sizes({key: (file, file.source.size) for key, file in wanted.items() if _is_remote(file)}, limits)
+    with TemporaryDirectory(prefix="dify-") as folder:
+        # Airflow's connections are asked for here, and not in the threads.
+        sources = {
+            key: _fetched(hook, file, os.path.join(folder, str(number)), limits, allowed_hosts)
+            if _is_remote(file)
+            else Source(file.source)
+            for number, (key, file) in enumerate(wanted.items())
+        }
+        _check_sizes({key: (file, sources[key].size) for key, file in wanted.items()}, limits)
+        return _uploaded(hook, wanted, sources, user)
+
+
+def _is_remote(file: FileToUpload) -> bool:
+    return isinstance(file.source, RunFile)
+
+
+def _fetched(
+    hook: DifyHook, file: FileToUpload, path: str, limits: Mapping[str, int], allowed_hosts: Collection[str]
+) -> Source:
+    """Fetch a file of an earlier run into a temporary one, and return that."""
+    try:
+        hook.download_file(file.source.described, path, allowed_hosts=allowed_hosts, max_bytes=file.limit(limits))
+    except DifyFileExpiredError as error:
+        raise DifyInvalidInputError(
+            f"The file {file.name!r} of an earlier run cannot be fetched for this one: {error.message} Let the task of "
+            "that run save it (output_files_to), and pass {\"path\": …} with the 'saved_to' of the object that it "
+            "returns. Nothing was submitted, and a retry would fail the same way."
+        ) from error
+    except DifyFileError as error:
+        raise type(error)(
+            f"The file {file.name!r} of an earlier run cannot be fetched for this one: {error.message} Nothing was "
+            "submitted."
+        ) from error
+    return Source(path)
+
+
+def _uploaded(
+    hook: DifyHook, wanted: Mapping[Key, FileToUpload], sources: Mapping[Key, Source], user: str
+) -> dict[Key, str]:
+    """Upload files side by side, and return their upload ids."""
 
     def upload(key: Key) -> str:
         file = wanted[key]
@@ -62,11 +108,11 @@ def upload_all(
     return ids
 
 
-def _check_sizes(wanted: Mapping[Key, FileToUpload], sources: Mapping[Key, Source], limits: Mapping[str, int]) -> None:
+def _check_sizes(sizes: Mapping[Key, tuple[FileToUpload, int | None]], limits: Mapping[str, int]) -> None:
     too_large = [
         f"{file.shown!r} has {size:,} bytes, and the server takes {limit:,} of such a file."
-        for key, file in wanted.items()
-        if (size := sources[key].size) is not None and size > (limit := file.limit(limits))
+        for file, size in sizes.values()
+        if size is not None and size > (limit := file.limit(limits))
     ]
     if too_large:
         raise DifyInvalidInputError(

@@ -11,17 +11,20 @@ from airflow.providers.common.compat.sdk import BaseOperator, conf
 
 from airflow_provider_dify.api.downloads import check_hosts
 from airflow_provider_dify.api.settings import (
+    DEFER_AFTER_SECONDS,
     FIRST_LOOK_SECONDS,
     MAX_FILE_BYTES,
-    MAX_INTERVAL_SECONDS,
     MAX_XCOM_BYTES,
     RESPONSE_MODES,
     SUBMIT_TIMEOUT_SECONDS,
     TIMEOUT_SECONDS,
     PollSchedule,
     bytes_of,
+    check_bool,
     check_choice,
+    check_roots,
     seconds_of,
+    seconds_or_zero,
 )
 from airflow_provider_dify.links.dify import DifyRunLink
 from airflow_provider_dify.names import DEFAULT_CONN_NAME
@@ -73,8 +76,11 @@ class DifyRunWorkflowOperator(BaseOperator):
     :param wait_for_termination: Whether to wait for the end. Otherwise the run's id is returned, for
         ``DifyWorkflowRunSensor`` or any other task to wait for.
     :param deferrable: Whether to wait in the triggerer. The default is ``[operators] default_deferrable``.
+    :param defer_after: Seconds, or a timedelta, for which a deferrable task waits on its worker first: a run that ends
+        meanwhile needs no second process. 0 defers at once. A task that has less than about 10 s left then stays
+        on its worker, since a deferral lasts at least that long.
     :param poll_interval: Seconds before the first look; the distance then doubles.
-    :param max_poll_interval: Seconds between looks at most.
+    :param max_poll_interval: Seconds between polls at most; 5, or ``poll_interval`` where that is more.
     :param timeout: Seconds, or a timedelta, from the submission to the deadline, in both modes the same; an
         earlier ``execution_timeout`` counts instead. A last look is taken when it strikes.
     :param durable: Whether a retry takes up the run of an earlier try: waits for it, or takes its outputs. A
@@ -87,6 +93,9 @@ class DifyRunWorkflowOperator(BaseOperator):
     :param on_pause: A run that asks a human: ``wait`` until the deadline, or ``fail``.
     :param on_rate_limit: A server that takes no further run: ``wait`` and submit again until the deadline
         (deferred, where that is so), or ``fail``.
+    :param on_orphaned_intent: A submission that may have reached Dify, and whose run was not found by the deadline:
+        ``fail``, since nobody can know whether there is a run, or ``resubmit``, once in each try, at the risk of paying
+        for two runs.
 
     :param follow_events: Whether the log tells the run's steps as they happen (title, type, status, seconds,
         tokens, streamed text), a table of them at the end, and on failure the step that failed, which the exception
@@ -95,6 +104,9 @@ class DifyRunWorkflowOperator(BaseOperator):
         changes neither deadline nor result, and holds one of the server's connections for each task: at most
         4 at a time from one machine, tasks beyond that follow when one gets free. Texts and titles of the
         workflow then stand in the log. With ``response_mode="blocking"`` there is nothing to follow.
+    :param allowed_upload_roots: Folders and prefixes of URIs below which every file to upload must be, besides those of
+        the connection's extra of that name; links and ``..`` are resolved. With them a text in a file-typed input may
+        be a path. Left out, any file may be named, by ``{"path": …}``, a path object or in ``files``.
     :param output_files_to: Folder in which the files among the run's outputs are saved, at whatever depth they stand:
         an object store's URI (``s3://bucket/{{ ds }}/``), a local path or an ``ObjectStoragePath``. A file is saved as
         ``<folder>/<run id>/<name>``, and its object in the outputs gets ``saved_to`` with that URI. Without it the
@@ -144,8 +156,9 @@ class DifyRunWorkflowOperator(BaseOperator):
         submit_timeout: float = SUBMIT_TIMEOUT_SECONDS,
         wait_for_termination: bool = True,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        defer_after: float | timedelta = DEFER_AFTER_SECONDS,
         poll_interval: float = FIRST_LOOK_SECONDS,
-        max_poll_interval: float = MAX_INTERVAL_SECONDS,
+        max_poll_interval: float | None = None,
         timeout: float | timedelta = TIMEOUT_SECONDS,
         durable: bool = True,
         cancel_on_kill: bool = True,
@@ -153,7 +166,9 @@ class DifyRunWorkflowOperator(BaseOperator):
         fail_on_partial_success: bool = False,
         on_pause: str = "wait",
         on_rate_limit: str = "wait",
+        on_orphaned_intent: str = "fail",
         follow_events: bool = False,
+        allowed_upload_roots: Sequence[str] | None = None,
         output_files_to: Any = None,
         allowed_file_hosts: Sequence[str] = (),
         max_file_bytes: int = MAX_FILE_BYTES,
@@ -164,28 +179,31 @@ class DifyRunWorkflowOperator(BaseOperator):
         super().__init__(**kwargs)
         self.inputs = inputs
         self.files = files
-        self.validate_inputs = validate_inputs
+        self.validate_inputs = check_bool(validate_inputs, "validate_inputs")
         self.query = query
         self.user = user
         self.workflow_id = workflow_id
-        self.trace = trace
+        self.trace = check_bool(trace, "trace")
         self.trace_id = trace_id
         self.response_mode = check_choice(response_mode, "response_mode", RESPONSE_MODES)
         self.dify_conn_id = dify_conn_id
         self.submit_timeout = seconds_of(submit_timeout, "submit_timeout")
-        self.wait_for_termination = wait_for_termination
-        self.deferrable = deferrable
+        self.wait_for_termination = check_bool(wait_for_termination, "wait_for_termination")
+        self.deferrable = check_bool(deferrable, "deferrable")
+        self.defer_after = seconds_or_zero(defer_after, "defer_after")
         schedule = PollSchedule.checked(poll_interval, max_poll_interval)
         self.poll_interval = schedule.first
         self.max_poll_interval = schedule.longest
         self.timeout = schedule.checked_timeout(timeout, "timeout")
-        self.durable = durable
-        self.cancel_on_kill = cancel_on_kill
-        self.cancel_on_timeout = cancel_on_timeout
-        self.fail_on_partial_success = fail_on_partial_success
+        self.durable = check_bool(durable, "durable")
+        self.cancel_on_kill = check_bool(cancel_on_kill, "cancel_on_kill")
+        self.cancel_on_timeout = check_bool(cancel_on_timeout, "cancel_on_timeout")
+        self.fail_on_partial_success = check_bool(fail_on_partial_success, "fail_on_partial_success")
         self.on_pause = check_choice(on_pause, "on_pause", ("wait", "fail"))
         self.on_rate_limit = check_choice(on_rate_limit, "on_rate_limit", ("wait", "fail"))
-        self.follow_events = follow_events
+        self.follow_events = check_bool(follow_events, "follow_events")
+        self.on_orphaned_intent = check_choice(on_orphaned_intent, "on_orphaned_intent", ("fail", "resubmit"))
+        self.allowed_upload_roots = check_roots(allowed_upload_roots)
         self.output_files_to = output_files_to
         self.allowed_file_hosts = check_hosts(allowed_file_hosts)
         self.max_file_bytes = bytes_of(max_file_bytes, "max_file_bytes")
@@ -218,12 +236,14 @@ class DifyRunWorkflowOperator(BaseOperator):
         self._returned = self._executed(context).begin()
         return self._returned
 
-    def submit_again(self, context: Context, event: Any, submission: dict[str, Any]) -> Any:
-        """Submit a run that was rate-limited before; called by Airflow when its turn may have come."""
-        self._returned = self._executed(context).submit_again(submission)
+    def submit_again(self, context: Context, event: Any, submission: dict[str, Any] | None = None) -> Any:
+        """Submit a run that found no room, or no server, before; called by Airflow when the trigger has fired."""
+        self._returned = self._executed(context).submit_again(event, submission)
         return self._returned
 
-    def execute_found(self, context: Context, event: Any, submission: dict[str, Any], earlier: bool = False) -> Any:
+    def execute_found(
+        self, context: Context, event: Any, submission: dict[str, Any] | None = None, earlier: bool | None = None
+    ) -> Any:
         """Go on with a run that was looked for in the triggerer; called by Airflow when the trigger has fired."""
         self._returned = self._executed(context).searched_in_triggerer(event, submission, earlier=earlier)
         return self._returned
@@ -236,7 +256,7 @@ class DifyRunWorkflowOperator(BaseOperator):
         task_id: str | None = None,
         end_time: float | None = None,
         user: str | None = None,
-    ) -> dict[str, Any]:
+    ) -> Any:
         """Take up the task when the wait in the triggerer has ended.
 
         :param event: The trigger's event.

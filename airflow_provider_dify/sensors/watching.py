@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException, PokeReturnValue
 
-from airflow_provider_dify.api.following import FollowFlow, followed, with_failed_step
+from airflow_provider_dify.api.deferring import HandOver, handed_over, leaves_worker_at, not_before
+from airflow_provider_dify.api.following import followed, with_failed_step
 from airflow_provider_dify.api.outcomes import SAME_RUN, outputs_of, paused_error, timeout_error
 from airflow_provider_dify.api.polling import (
     COLLECT_SECONDS,
+    TIMEOUT,
     UNKNOWN_GRACE_SECONDS,
     Deadline,
     Ended,
@@ -30,7 +32,7 @@ from airflow_provider_dify.exceptions import DifyError, DifyNotFoundError, DifyS
 from airflow_provider_dify.hooks.introducing import introduce
 from airflow_provider_dify.links.dify import push_link
 from airflow_provider_dify.operators.outputs import Destination, deliver
-from airflow_provider_dify.triggers.report import Report
+from airflow_provider_dify.triggers.report import Report, carried
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -59,15 +61,25 @@ class Watching:
                 now, self._sensor.timeout, started_at=now, execution_timeout=self._sensor.execution_timeout
             )
             introduce(self._hook, self._context, StartedRun(run_id), self._log.info, user=None, deadline=deadline)
+            defer_after, leaves_at, polls = self._sensor.defer_after, None, 0
+            steps = StepLog(run_id, self._hook.redact)
             if self._sensor.deferrable:
-                self._defer(run_id, deadline, now)
-            wait = self._flow(run_id, deadline, self._first_wait)
-            flow: FollowFlow = wait
-            if self._sensor.follow_events:
-                flow = followed(wait, StepLog(run_id, self._hook.redact), user=None, clock=time.time)
-            return self._finish(run_id, self._hook.follow(flow, self._log.info), deadline)
+                leaves_at = leaves_worker_at(now, defer_after, deadline)
+            if leaves_at is None or defer_after > 0:
+                result = self._wait_here(run_id, deadline, leaves_at, steps)
+                if not isinstance(result, HandOver):
+                    return self._finish(run_id, result, deadline)
+                polls = result.polls
+            return self._defer(run_id, deadline, now, polls, steps)
         except DifyError as error:
             self._give_up(error)
+
+    def _wait_here(self, run_id: str, deadline: Deadline, until: float | None, steps: StepLog) -> WaitResult | HandOver:
+        wait = self._flow(run_id, deadline, self._first_wait)
+        flow = wait if until is None else handed_over(wait, until, time.time)
+        if self._sensor.follow_events:
+            return self._hook.follow(followed(flow, steps, user=None, clock=time.time), self._log.info)
+        return self._hook.follow(flow, self._log.info)
 
     def rescheduled(self, execute: Callable[[Context], Any]) -> Any:
         """Let Airflow poke and reschedule, with the errors of the other modes."""
@@ -120,8 +132,9 @@ class Watching:
     def waited_in_triggerer(self, event: Any, workflow_run_id: str | None, end_time: float | None) -> dict[str, Any]:
         """Go on where the wait in the triggerer has ended."""
         try:
-            report = Report.parse(event, workflow_run_id)
-            deadline = Deadline(time.time() if end_time is None else end_time)
+            report, kept = Report.parse(event, workflow_run_id), carried(event)
+            end_time = kept.get("end_time", time.time()) if end_time is None else end_time
+            deadline = Deadline(end_time, kept.get("limit", TIMEOUT))
             result: WaitResult | None = report.wait_result()
             if result is None:
                 grace = deadline.at_least(time.time() + COLLECT_SECONDS)
@@ -150,10 +163,11 @@ class Watching:
             fail_on_pause=self._sensor.on_pause == "fail",
         )
 
-    def _defer(self, run_id: str, deadline: Deadline, since: float) -> NoReturn:
+    def _defer(self, run_id: str, deadline: Deadline, since: float, polls: int, steps: StepLog) -> NoReturn:
         from airflow_provider_dify.triggers.workflow import DifyWorkflowRunTrigger
 
         schedule = self._sensor.schedule
+        kwargs = {"workflow_run_id": run_id, "end_time": deadline.at}
         # No framework timeout, so that a sensor in the triggerer ends with the same error as one on a worker.
         self._sensor.defer(
             trigger=DifyWorkflowRunTrigger(
@@ -163,12 +177,16 @@ class Watching:
                 poll_interval=schedule.first,
                 max_poll_interval=schedule.longest,
                 since=since,
-                first_wait=self._first_wait,
+                first_wait=None if polls else self._first_wait,
                 fail_on_pause=self._sensor.on_pause == "fail",
                 follow_events=self._sensor.follow_events,
+                polls=polls,
+                steps_logged=steps.logged_steps() or None,
+                not_before=not_before(time.time()),
+                resume={**kwargs, "limit": deadline.limit},
             ),
             method_name="execute_complete",
-            kwargs={"workflow_run_id": run_id, "end_time": deadline.at},
+            kwargs=kwargs,
         )
         raise AssertionError("defer() does not return")
 

@@ -12,15 +12,17 @@ from airflow.providers.common.compat.sdk import BaseSensorOperator, conf
 
 from airflow_provider_dify.api.downloads import check_hosts
 from airflow_provider_dify.api.settings import (
+    DEFER_AFTER_SECONDS,
     FIRST_LOOK_SECONDS,
     MAX_FILE_BYTES,
-    MAX_INTERVAL_SECONDS,
     MAX_XCOM_BYTES,
     TIMEOUT_SECONDS,
     PollSchedule,
     bytes_of,
+    check_bool,
     check_choice,
     seconds_of,
+    seconds_or_zero,
 )
 from airflow_provider_dify.links.dify import DifyRunLink
 from airflow_provider_dify.names import DEFAULT_CONN_NAME
@@ -42,6 +44,8 @@ class DifyWorkflowRunSensor(BaseSensorOperator):
         ``wait_for_termination=False``. Templated.
     :param dify_conn_id: The Airflow connection; its key must be of the run's app. Templated.
     :param deferrable: Whether to wait in the triggerer. The default is ``[operators] default_deferrable``.
+    :param defer_after: Seconds, or a timedelta, for which a deferrable sensor waits on its worker first; as for
+        ``DifyRunWorkflowOperator``.
     :param poke_interval: Seconds, or a timedelta, before the second look; the first follows after at most 1 s.
     :param exponential_backoff: Whether the distance between looks doubles up to ``max_wait``.
     :param max_wait: Seconds, or a timedelta, between looks at most; 5, or ``poke_interval`` where that is more.
@@ -75,6 +79,7 @@ class DifyWorkflowRunSensor(BaseSensorOperator):
         workflow_run_id: str,
         dify_conn_id: str = DEFAULT_CONN_NAME,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        defer_after: float | timedelta = DEFER_AFTER_SECONDS,
         poke_interval: float | timedelta = FIRST_LOOK_SECONDS,
         exponential_backoff: bool = True,
         max_wait: float | timedelta | None = None,
@@ -90,9 +95,10 @@ class DifyWorkflowRunSensor(BaseSensorOperator):
         **kwargs: Any,
     ) -> None:
         first = seconds_of(poke_interval, "poke_interval")
-        longest = max(MAX_INTERVAL_SECONDS, first) if max_wait is None else max_wait
         schedule = PollSchedule.checked(
-            first, longest if exponential_backoff else first, names=("poke_interval", "max_wait")
+            first,
+            max_wait if check_bool(exponential_backoff, "exponential_backoff") else first,
+            names=("poke_interval", "max_wait"),
         )
         super().__init__(
             poke_interval=schedule.first,
@@ -103,9 +109,10 @@ class DifyWorkflowRunSensor(BaseSensorOperator):
         )
         self.workflow_run_id = workflow_run_id
         self.dify_conn_id = dify_conn_id
-        self.deferrable = deferrable
-        self.fail_on_partial_success = fail_on_partial_success
-        self.follow_events = follow_events
+        self.deferrable = check_bool(deferrable, "deferrable")
+        self.fail_on_partial_success = check_bool(fail_on_partial_success, "fail_on_partial_success")
+        self.follow_events = check_bool(follow_events, "follow_events")
+        self.defer_after = seconds_or_zero(defer_after, "defer_after")
         self.output_files_to = output_files_to
         self.allowed_file_hosts = check_hosts(allowed_file_hosts)
         self.max_file_bytes = bytes_of(max_file_bytes, "max_file_bytes")

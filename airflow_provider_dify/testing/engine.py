@@ -19,16 +19,17 @@ from airflow_provider_dify.testing.templates import as_text, render
 from airflow_provider_dify.testing.versions import PING_INTERVAL, STOP_DELAY, STOP_NOTICE_DELAY, Version
 from airflow_provider_dify.testing.workflows import Step, Workflow, evaluate
 
-STOP_OUTCOMES = ("failed", "stopped", "stuck")
+STOP_OUTCOMES = ("failed", "stopped", "stuck", "aborted")
 """How a stop may end.
 
 `failed`: the stream says `failed`, `Aborted: User requested stop`; `stopped`: it says `stopped`, `Stopped by
 user.`; `stuck`: it says `stopped`, and the row stays `running` for ever. On 1.14.2 the row says `stopped`
-after the first two.
+after the first two. `aborted`, of 1.16.1: stream and row say `stopped`, `Aborted: User requested stop`.
 """
 
 _ABORTED = "Aborted: User requested stop"
 _STOPPED = "Stopped by user."
+_SHUT_DOWN = "Aborted: Workflow stopped because the worker is shutting down."
 
 
 class TooManyRuns(Exception):
@@ -92,6 +93,7 @@ class Engine:
         self._waiting: deque[Run] = deque()
         self._in_workers: set[Run] = set()
         self._workers_alive = True
+        self._shutting_down = False
         self._background: set[asyncio.Task[Any]] = set()
 
     def end_user(self, app: App, session_id: str) -> EndUser:
@@ -180,9 +182,18 @@ class Engine:
         self._workers_alive = False
         self._lose(self._in_workers)
 
+    def shut_down_workers(self) -> None:
+        """Ask the workers to terminate; until `start_workers` they still take runs, and stop them as those at work."""
+        if not self._version.shutdown_stops_runs:
+            return
+        self._shutting_down = True
+        for run in self._in_workers:
+            run.shut_down = True
+            run.aborted.set()
+
     def start_workers(self) -> None:
-        """Start workers again after `kill_workers`."""
-        self._workers_alive = True
+        """Start workers again after `kill_workers` or `shut_down_workers`."""
+        self._workers_alive, self._shutting_down = True, False
         self._dispatch()
 
     def lose_runs(self, *, workers_too: bool) -> None:
@@ -244,10 +255,12 @@ class Engine:
             await self._play(run)
         except (RefusedInputs, CrashingInputs) as error:
             self.runs.pop(run.id, None)
-            run.publish(self.bodies.refused_inputs(str(error)))
+            for event in self.bodies.refused_inputs(run, str(error)):
+                run.publish(event)
         except RefusedGraph as error:
             self.runs.pop(run.id, None)
-            run.publish(self.bodies.refused_graph(str(error)))
+            for event in self.bodies.refused_graph(run, str(error)):
+                run.publish(event)
         finally:
             self._in_workers.discard(run)
             self._dispatch()
@@ -259,6 +272,9 @@ class Engine:
 
     async def _play(self, run: Run) -> None:
         self._begin(run)
+        if self._shutting_down and run in self._in_workers:
+            run.shut_down = True
+            run.aborted.set()
         loop = asyncio.get_running_loop()
         pings = self._spawn(self._ping(run))
         limit = loop.call_later(self._app_limit * self._scale, self._give_up_listening, run)
@@ -471,7 +487,8 @@ class Engine:
         content = form_content(form, run)
         for name, value in submitted.items():
             content = content.replace("{{#" + f"$output.{name}" + "#}}", str(value))
-        run.publish(self.bodies.human_input_form_filled(run, form, content, action, submitted))
+        if self._version.tells_filled_forms:
+            run.publish(self.bodies.human_input_form_filled(run, form, content, action, submitted))
         execution.inputs = {name: {"value_type": "string", "value": value} for name, value in submitted.items()}
         execution.outputs = run.scope[step.node_id] = {
             **submitted,
@@ -542,6 +559,9 @@ class Engine:
     async def _finish_stopped(self, run: Run) -> None:
         now = time.time()
         outcome = self._stop_outcome
+        if run.shut_down or outcome == "aborted":
+            self._finish(run, "stopped", {}, _SHUT_DOWN if run.shut_down else _ABORTED)
+            return
         run.status, run.finished_at, run.error = "stopped", now, _ABORTED
         stuck = outcome == "stuck" and (run.has_audience() or not self._version.worker_queue)
         if not stuck and not self._version.listener_persists:

@@ -22,7 +22,15 @@ def encode(event: Event, *, spaced: bool = False) -> bytes:
     if event is PING:
         return b"event: ping\n\n"
     separators = None if spaced else (",", ":")
-    return b"data: " + json.dumps(event, ensure_ascii=False, separators=separators).encode() + b"\n\n"
+    return b"data: " + json_bytes(event, separators) + b"\n\n"
+
+
+def json_bytes(value: Any, separators: tuple[str, str] | None = None) -> bytes:
+    """Return JSON with its texts unescaped; escaped where one is no valid Unicode, and could not be sent otherwise."""
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=separators).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=separators).encode()
 
 
 class EventBodies:
@@ -79,7 +87,7 @@ class EventBodies:
     def workflow_paused(self, run: Run, form: Form) -> Event:
         """Return the event that ends the stream of a run which waits for a human."""
         assert run.segment_started_at is not None
-        reason = {"TYPE": "human_input_required", **_form_data(form, run)}
+        reason = {"TYPE": "human_input_required", **self._form_data(form, run)}
         return _event(
             "workflow_paused",
             run,
@@ -98,9 +106,13 @@ class EventBodies:
 
     def human_input_required(self, run: Run, form: Form) -> Event:
         """Return the event that tells the form and its token."""
-        data = _form_data(form, run)
+        data = self._form_data(form, run)
         data["display_in_ui"] = True
         return _event("human_input_required", run, data)
+
+    def _form_data(self, form: Form, run: Run) -> dict[str, Any]:
+        data = _form_data(form, run)
+        return {**data, "approval_channels": ["console"]} if self._version.approval_channels else data
 
     def human_input_form_filled(
         self, run: Run, form: Form, content: str, action: str, submitted: Mapping[str, Any]
@@ -229,19 +241,46 @@ class EventBodies:
         """Return a piece of streamed text and where it comes from."""
         return _event("text_chunk", run, {"text": text, "from_variable_selector": selector})
 
-    def refused_inputs(self, message: str) -> Event:
-        """Return the error event for inputs that a worker refused: no code, no ids."""
-        return {"event": "error", "message": message, "status": 500}
+    def refused_inputs(self, run: Run, message: str) -> list[Event]:
+        """Return what a stream says of inputs that a worker refused: an error event without code and ids, or a pair."""
+        if self._version.synthetic_refusals:
+            return self._synthetic_pair(run, message)
+        return [{"event": "error", "message": message, "status": 500}]
 
-    def refused_graph(self, message: str) -> Event:
-        """Return the error event for a graph that cannot be built."""
-        return {
+    def refused_graph(self, run: Run, message: str) -> list[Event]:
+        """Return what a stream says of a graph that cannot be built."""
+        error = {
             "event": "error",
             "workflow_run_id": None,
             "code": "invalid_param",
             "status": 400,
             "message": message,
         }
+        return [error, *(self._synthetic_pair(run, message) if self._version.synthetic_refusals else [])]
+
+    def _synthetic_pair(self, run: Run, message: str) -> list[Event]:
+        """Return start and end of a run that never is: no row has its id, and its task id is the same."""
+        now = int(run.created_at)
+        known = {"id": run.id, "workflow_id": run.workflow_id}
+        ended: dict[str, Any] = {
+            **known,
+            "status": "failed",
+            "outputs": None,
+            "error": message,
+            "elapsed_time": 0.0,
+            "total_tokens": 0,
+            "total_steps": 0,
+            "created_by": {},
+            "created_at": now,
+            "finished_at": now,
+            "exceptions_count": 1,
+            "files": [],
+        }
+        started = {**known, "inputs": dict(run.sent_inputs), "created_at": now, "reason": "initial"}
+        return [
+            {"event": name, "task_id": run.id, "workflow_run_id": run.id, "data": data}
+            for name, data in (("workflow_started", started), ("workflow_finished", ended))
+        ]
 
     def snapshot(self, run: Run) -> list[Event]:
         """Return the past of a run as the events route replays it: shorter bodies, told from the database."""

@@ -182,6 +182,7 @@ class Run:
         self.answer: tuple[str, Mapping[str, Any]] | None = None
         self.aborted = asyncio.Event()
         self.stopping = False
+        self.shut_down = False
         self.task: asyncio.Task[None] | None = None
         self.stale_seconds = 0.0
         self.unknown_seconds = 0.0

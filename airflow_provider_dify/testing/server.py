@@ -46,7 +46,7 @@ class DifyServer:
     property may be used from any thread. The books (`runs`, `requests`) outlive `stop`.
 
     :param workflows: the workflows to offer, one app each; default: `builtin_workflows()`.
-    :param emulate: version, `1.9.1`, `1.11.2` or `1.14.2`.
+    :param emulate: version, `1.9.1`, `1.11.2`, `1.14.2` or `1.16.1`.
     :param api_contract: `service-api` or `workflow-runs`.
     :param connections: request slots. With all taken, every further request waits before it is looked at, as
         with gunicorn's `SERVER_WORKER_CONNECTIONS`; None for no limit.
@@ -295,8 +295,16 @@ class DifyServer:
         else:
             self.restart()
 
+    def shut_down_workers(self) -> None:
+        """Ask the workers to terminate, as an upgrade of Dify does.
+
+        On 1.16.1 every run at work ends `stopped` at once, with an error that names the shutdown, and so does whatever
+        is submitted until `start_workers`. Other versions finish their runs first: nothing is to be seen of it.
+        """
+        self._call(self._service.engine.shut_down_workers)
+
     def start_workers(self) -> None:
-        """Start the workers again after `kill_workers`."""
+        """Start the workers again after `kill_workers` or `shut_down_workers`."""
         self._call(self._service.engine.start_workers)
 
     def restart(self, lose_runs: bool = True) -> None:

@@ -13,6 +13,7 @@ from airflow_provider_dify.testing.apps import App
 from airflow_provider_dify.testing.connections import ConnectionSlots
 from airflow_provider_dify.testing.engine import Engine
 from airflow_provider_dify.testing.errors import ApiError, unauthorized
+from airflow_provider_dify.testing.events import json_bytes
 from airflow_provider_dify.testing.faults import FaultBox
 from airflow_provider_dify.testing.files import FileStore
 from airflow_provider_dify.testing.versions import Version
@@ -118,7 +119,7 @@ def json_response(
 ) -> web.Response:
     """Return a JSON answer with exactly that content type."""
     return web.Response(
-        body=json.dumps(body, ensure_ascii=False).encode(),
+        body=json_bytes(body),
         status=status,
         headers={"Content-Type": content_type, **(headers or {})},
     )

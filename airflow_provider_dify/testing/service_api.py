@@ -124,7 +124,7 @@ class ServiceApi:
                 await self._prepare(run, files)
                 self._engine.execute(run, self._queue_delay(run))
             except RefusedGraph as error:
-                refusal = self._engine.bodies.refused_graph(str(error))
+                (refusal,) = self._engine.bodies.refused_graph(run, str(error))
         lost = self._take(run, "accept_then_status", "accept_then_reset", "stall")
         if lost and lost.kind != "stall":
             run.listeners.remove(listener)
@@ -161,7 +161,7 @@ class ServiceApi:
             sent = await stream.send(event)
             if event["event"] not in LAST_EVENTS:
                 continue
-            if event["event"] == "error" and self._version.errors_keep_stream:
+            if event["event"] == "error" and (self._version.errors_keep_stream or self._version.synthetic_refusals):
                 continue
             if sent or idle_limit is None:
                 await asyncio.sleep(self._version.close_delay * self._service.time_scale)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 PING_INTERVAL = 10.0
 """Seconds between the pings of a stream."""
@@ -61,6 +61,11 @@ class Version:
     :param strict_numbers: a list given for a number is refused, not a crash.
     :param foreign_files: a run may use a file that another user uploaded.
     :param too_large_message: message of the 413 answer.
+    :param synthetic_refusals: what a worker refuses is told as `workflow_started` and `workflow_finished` of a run that
+        never gets a row, and the stream ends.
+    :param shutdown_stops_runs: a worker that is asked to terminate stops its runs; otherwise it finishes them.
+    :param approval_channels: a pause tells by which channels it may be answered.
+    :param tells_filled_forms: the event `human_input_form_filled` is sent.
     :param file_references: file objects have a `reference` and no `tenant_id`; uploads have further keys.
     """
 
@@ -99,6 +104,10 @@ class Version:
     foreign_files: bool
     too_large_message: str
     file_references: bool
+    synthetic_refusals: bool = False
+    shutdown_stops_runs: bool = False
+    approval_channels: bool = False
+    tells_filled_forms: bool = True
 
 
 _V1_9_1 = Version(
@@ -215,7 +224,20 @@ _V1_14_2 = Version(
     file_references=True,
 )
 
-VERSIONS: dict[str, Version] = {version.number: version for version in (_V1_9_1, _V1_11_2, _V1_14_2)}
+_V1_16_1 = replace(
+    _V1_14_2,
+    number="1.16.1",
+    stop_outcome="aborted",
+    stop_outcomes=("aborted",),
+    close_delay=0.0,
+    errors_keep_stream=False,
+    synthetic_refusals=True,
+    shutdown_stops_runs=True,
+    approval_channels=True,
+    tells_filled_forms=False,
+)
+
+VERSIONS: dict[str, Version] = {version.number: version for version in (_V1_9_1, _V1_11_2, _V1_14_2, _V1_16_1)}
 
 
 def get_version(number: str) -> Version:

@@ -19,7 +19,10 @@ PAUSED = "paused"
 FOUND = "found"
 NOT_FOUND = "not_found"
 ERROR = "error"
-DUE = {"status": "due"}
+DUE = "due"
+RESUME = "resume"
+"""Key of an event under which it carries all that the resumed task needs: ``dag.test()`` and ``airflow dags test`` drop
+the arguments of ``defer()``."""
 _WAIT_STATUSES = frozenset({ENDED, TIMED_OUT, PAUSED, ERROR})
 _SEARCH_STATUSES = frozenset({FOUND, NOT_FOUND, ERROR})
 
@@ -34,6 +37,7 @@ class Report:
     :param questions: What a paused run asks a human.
     :param error: Name of the exception's class, its message, ``status_code`` and ``code``.
     :param failed_step: A sentence about the step that failed, where its events were followed.
+    :param marker: The marker that led to the run, where the trigger has searched for it first.
     """
 
     status: str
@@ -42,6 +46,7 @@ class Report:
     questions: tuple[str, ...] = ()
     error: dict[str, Any] | None = None
     failed_step: str | None = None
+    marker: str | None = None
 
     @classmethod
     def of(cls, workflow_run_id: str, result: WaitResult) -> Report:
@@ -87,6 +92,7 @@ class Report:
             questions=tuple(map(str, event.get("questions") or ())),
             error=error if isinstance(error, dict) else None,
             failed_step=text_or_none(event.get("failed_step")),
+            marker=text_or_none(event.get("marker")),
         )
 
     def wait_result(self) -> TimedOut | PausedOut | GivenUp | None:
@@ -135,12 +141,15 @@ class SearchReport:
         return _without_blanks(self)
 
     @classmethod
-    def parse(cls, event: Any) -> FindResult:
+    def parse(cls, event: Any) -> FindResult | Report:
         """Read the payload of an event.
 
+        :return: How the search ended; or, where the trigger has also waited for the run that it found, how that ended.
         :raises DifyTriggerEventError: It is not an event of this trigger.
         :raises DifyError: What the search gave up for.
         """
+        if isinstance(event, dict) and event.get("marker") and event.get("status") != FOUND:
+            return Report.parse(event, None)
         if not _has_status(event, _SEARCH_STATUSES):
             raise _foreign_event(event, None)
         if event["status"] == ERROR:
@@ -151,6 +160,21 @@ class SearchReport:
         if not isinstance(run_id, str) or not isinstance(marker, str):
             raise _foreign_event(event, None)
         return Found(run_id, marker)
+
+
+@dataclass(frozen=True)
+class DueReport:
+    """That the moment has come for which a trigger has waited."""
+
+    def event(self) -> dict[str, Any]:
+        """Return the payload of the trigger's event."""
+        return {"status": DUE}
+
+
+def carried(event: Any) -> dict[str, Any]:
+    """Return what the event of a trigger carries for the task that it resumes; empty for that of an older version."""
+    resume = event.get(RESUME) if isinstance(event, dict) else None
+    return resume if isinstance(resume, dict) else {}
 
 
 def _without_blanks(report: Report | SearchReport) -> dict[str, Any]:

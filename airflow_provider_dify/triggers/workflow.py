@@ -7,14 +7,17 @@ import random
 import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_dify.api.attempts import search_deadline
-from airflow_provider_dify.api.finding import find_run, of_use
+from airflow_provider_dify.api.attempts import look_at_earlier, search_deadline, takes_up
+from airflow_provider_dify.api.deferring import left_to_hold
+from airflow_provider_dify.api.finding import Found, find_run, of_use
 from airflow_provider_dify.api.following import FollowFlow, followed
+from airflow_provider_dify.api.outages import wait_for_server
 from airflow_provider_dify.api.polling import Deadline
 from airflow_provider_dify.api.settings import PollSchedule
 from airflow_provider_dify.api.steps import StepLog
@@ -22,7 +25,7 @@ from airflow_provider_dify.api.waiting import wait_for_run
 from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.hooks.dify import DifyHook
 from airflow_provider_dify.hooks.poller import PolledHook
-from airflow_provider_dify.triggers.report import DUE, Report, SearchReport
+from airflow_provider_dify.triggers.report import RESUME, DueReport, Report, SearchReport
 from airflow_provider_dify.triggers.stopping import (
     CALLS_ON_KILL,
     ON_KILL_SECONDS,
@@ -43,10 +46,14 @@ async def _over(work: asyncio.Future[Any]) -> None:
 class _DifyTrigger(BaseTrigger):
     """A trigger that waits for Dify, fires once, and stops what it waits for when a person ends the task."""
 
-    def __init__(self, dify_conn_id: str, cancel_on_kill: bool) -> None:
+    def __init__(
+        self, dify_conn_id: str, cancel_on_kill: bool, not_before: float | None, resume: dict[str, Any] | None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.dify_conn_id = dify_conn_id
         self.cancel_on_kill = cancel_on_kill
+        self.not_before = not_before
+        self.resume = resume
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments; none of them is secret."""
@@ -62,7 +69,9 @@ class _DifyTrigger(BaseTrigger):
             await asyncio.wait({work})
             # Before the event: who takes only that ends the loop without letting this generator go on.
             await hook.aclose()
-            yield TriggerEvent(work.result().event())  # type: ignore[no-untyped-call]
+            event = work.result().event()
+            await asyncio.sleep(self.left_to_hold())
+            yield TriggerEvent(event if self.resume is None else {**event, RESUME: self.resume})  # type: ignore[no-untyped-call]
         except asyncio.CancelledError:
             work.cancel()
             await undisturbed(_over(work), CLOSE_SECONDS)
@@ -71,6 +80,14 @@ class _DifyTrigger(BaseTrigger):
             raise
         finally:
             await undisturbed(hook.aclose(), CLOSE_SECONDS)
+
+    def left_to_hold(self) -> float:
+        """Return the seconds before which it must not fire.
+
+        0 where no scheduler could be overtaken: ``dag.test()`` runs triggers without a triggerer, which is what gives
+        them an id.
+        """
+        return 0.0 if self.trigger_id is None else left_to_hold(self.not_before, time.time())
 
     async def on_kill(self) -> None:
         """Stop the run when a person marked, cleared or failed the task.
@@ -91,7 +108,7 @@ class _DifyTrigger(BaseTrigger):
             await hook.aclose()
 
     @abstractmethod
-    async def _report(self, hook: PolledHook) -> Report | SearchReport:
+    async def _report(self, hook: PolledHook) -> Report | SearchReport | DueReport:
         """Wait for what the trigger is for."""
 
     @abstractmethod
@@ -99,7 +116,63 @@ class _DifyTrigger(BaseTrigger):
         """Stop what the trigger waits for."""
 
 
-class DifyWorkflowRunTrigger(_DifyTrigger):
+class _RunTrigger(_DifyTrigger):
+    """A trigger that waits for the end of a run: of one that is known, or of one that it has found first."""
+
+    end_time: float
+    poll_interval: float
+    max_poll_interval: float
+    fail_on_pause: bool
+    follow_events: bool
+
+    async def _wait_for(
+        self,
+        hook: PolledHook,
+        run_id: str,
+        *,
+        since: float,
+        user: str | None,
+        first_wait: float | None = None,
+        polls: int = 0,
+        steps_logged: dict[str, str] | None = None,
+    ) -> Report:
+        deadline = Deadline(self.end_time)
+        schedule = PollSchedule(self.poll_interval, self.max_poll_interval)
+        hook.wait_for(
+            run_id,
+            since=since,
+            longest=self.max_poll_interval,
+            deadline=deadline,
+            whole=self.follow_events and user is None,
+            watched=not self.follow_events,
+        )
+        if first_wait is None:
+            first_wait = schedule.delay(polls, 0, None, random.random())
+        # What the trigger learned before it may fire would have to be asked for again; but whose events it may follow
+        # is only told by a poll.
+        hold = 0.0 if self.follow_events and user is None else self.left_to_hold()
+        wait = wait_for_run(
+            run_id,
+            schedule=schedule,
+            deadline=deadline,
+            since=since,
+            clock=time.time,
+            chance=random.random,
+            first_wait=max(0.0, min(max(first_wait, hold), deadline.left(time.time()))),
+            polls=polls,
+            fail_on_pause=self.fail_on_pause,
+        )
+        flow: FollowFlow = wait
+        if self.follow_events:
+            steps = StepLog(run_id, hook.redact, logged=steps_logged or {})
+            flow = followed(wait, steps, user=user, clock=time.time)
+        try:
+            return Report.of(run_id, await hook.afollow(flow, self.log.info))
+        except DifyError as error:
+            return Report.of_error(run_id, error)
+
+
+class DifyWorkflowRunTrigger(_RunTrigger):
     """Wait for the end of a Dify workflow run, and fire once.
 
     The event says how the wait ended and carries no outputs; the worker reads them. The deadline is a
@@ -117,6 +190,10 @@ class DifyWorkflowRunTrigger(_DifyTrigger):
     :param user: The ``user`` of the submission, by which the id for a stop may be found.
     :param cancel_on_kill: Whether the run is stopped when a person ends the task.
     :param follow_events: Whether the run's steps are told in the log as they happen.
+    :param polls: Polls that the worker has made; the distances go on growing from there.
+    :param steps_logged: Steps that the worker has logged, by their ids, with the status that it has logged.
+    :param not_before: Unix seconds before which the trigger does not fire in a triggerer.
+    :param resume: What the event carries back to the task.
     """
 
     def __init__(
@@ -133,8 +210,12 @@ class DifyWorkflowRunTrigger(_DifyTrigger):
         user: str | None = None,
         cancel_on_kill: bool = False,
         follow_events: bool = False,
+        polls: int = 0,
+        steps_logged: dict[str, str] | None = None,
+        not_before: float | None = None,
+        resume: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(dify_conn_id, cancel_on_kill)
+        super().__init__(dify_conn_id, cancel_on_kill, not_before, resume)
         self.workflow_run_id = workflow_run_id
         self.end_time = end_time
         self.poll_interval = poll_interval
@@ -145,54 +226,48 @@ class DifyWorkflowRunTrigger(_DifyTrigger):
         self.dify_task_id = dify_task_id
         self.user = user
         self.follow_events = follow_events
+        self.polls = polls
+        self.steps_logged = steps_logged
 
     async def _report(self, hook: PolledHook) -> Report:
-        deadline, since = Deadline(self.end_time), time.time() if self.since is None else self.since
-        hook.wait_for(
+        return await self._wait_for(
+            hook,
             self.workflow_run_id,
-            since=since,
-            longest=self.max_poll_interval,
-            deadline=deadline,
-            whole=self.follow_events and self.user is None,
-            watched=not self.follow_events,
-        )
-        wait = wait_for_run(
-            self.workflow_run_id,
-            schedule=PollSchedule(self.poll_interval, self.max_poll_interval),
-            deadline=deadline,
-            since=since,
-            clock=time.time,
-            chance=random.random,
+            since=time.time() if self.since is None else self.since,
+            user=self.user,
             first_wait=self.first_wait,
-            fail_on_pause=self.fail_on_pause,
+            polls=self.polls,
+            steps_logged=self.steps_logged,
         )
-        flow: FollowFlow = wait
-        if self.follow_events:
-            flow = followed(wait, StepLog(self.workflow_run_id, hook.redact), user=self.user, clock=time.time)
-        try:
-            return Report.of(self.workflow_run_id, await hook.afollow(flow, self.log.info))
-        except DifyError as error:
-            return Report.of_error(self.workflow_run_id, error)
 
     async def _stop(self, hook: DifyHook) -> None:
         await stop_run(hook, self.workflow_run_id, self.dify_task_id, self.user, self.log)
 
 
-class DifyFindRunTrigger(_DifyTrigger):
-    """Look for a run whose submission told nothing, by the marker it carries, and fire once.
+class DifyFindRunTrigger(_RunTrigger):
+    """Look for a run whose submission told nothing, by the marker it carries; wait for its end, and fire once.
 
-    The worker then goes on with the run, or says that none was found in time.
+    The worker then goes on with the run, or says that none was found in time. It is not resumed in between, so that
+    one deferral does.
 
-    :param markers: The ``user`` values to look for, the latest first.
+    :param markers: Markers to look up, the latest first.
     :param dify_conn_id: The Airflow connection; read in the triggerer, never serialised.
     :param end_time: Deadline in unix seconds.
     :param since: Unix seconds at which the search began.
-    :param earlier: Whether runs of earlier tries are looked for, of which it is not even known that they were
-        submitted: runs of no use are then passed over, and the search ends by patience.
+    :param earlier: Whether the runs would be of earlier tries: the search then has a patience of its own, and
+        the run is of use only where it is active or has succeeded.
     :param streamed: Whether the submission was streamed.
-    :param poll_interval: Seconds before the second look-up; the distance then doubles.
+    :param poll_interval: Seconds between look-ups at first; the distance then doubles.
     :param max_poll_interval: Seconds between look-ups at most.
     :param cancel_on_kill: Whether the run is stopped when a person ends the task.
+    :param ended: Runs of the markers that have ended, and after which another was submitted.
+    :param own: The marker of this try, whose run is waited for whatever its status is.
+    :param waits: Whether to wait for the end of the run; otherwise the trigger fires when it has found it.
+    :param fail_on_pause: Whether a run that waits for a human ends the wait.
+    :param fail_on_partial_success: Whether a run that succeeded partially is of no use to a later try.
+    :param follow_events: Whether the run's steps are told in the log as they happen.
+    :param not_before: Unix seconds before which the trigger does not fire in a triggerer.
+    :param resume: What the event carries back to the task.
     """
 
     def __init__(
@@ -206,8 +281,16 @@ class DifyFindRunTrigger(_DifyTrigger):
         poll_interval: float = PollSchedule.first,
         max_poll_interval: float = PollSchedule.longest,
         cancel_on_kill: bool = False,
+        ended: list[str] | None = None,
+        own: str | None = None,
+        waits: bool = False,
+        fail_on_pause: bool = False,
+        fail_on_partial_success: bool = False,
+        follow_events: bool = False,
+        not_before: float | None = None,
+        resume: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(dify_conn_id, cancel_on_kill)
+        super().__init__(dify_conn_id, cancel_on_kill, not_before, resume)
         self.markers = markers
         self.end_time = end_time
         self.since = since
@@ -215,8 +298,14 @@ class DifyFindRunTrigger(_DifyTrigger):
         self.streamed = streamed
         self.poll_interval = poll_interval
         self.max_poll_interval = max_poll_interval
+        self.ended = ended
+        self.own = own
+        self.waits = waits
+        self.fail_on_pause = fail_on_pause
+        self.fail_on_partial_success = fail_on_partial_success
+        self.follow_events = follow_events
 
-    async def _report(self, hook: PolledHook) -> SearchReport:
+    async def _report(self, hook: PolledHook) -> SearchReport | Report:
         flow = find_run(
             self.markers,
             schedule=PollSchedule(self.poll_interval, self.max_poll_interval),
@@ -225,11 +314,34 @@ class DifyFindRunTrigger(_DifyTrigger):
             chance=random.random,
             wanted=of_use if self.earlier else None,
             streamed=self.streamed,
+            ended=self.ended or (),
         )
         try:
-            return SearchReport.of(await hook.afollow(flow, self.log.info))
+            result = await hook.afollow(flow, self.log.info)
+            if not isinstance(result, Found) or not self.waits or not await self._is_active(hook, result):
+                return SearchReport.of(result)
         except DifyError as error:
             return SearchReport.of_error(error)
+        run_id, marker = result.workflow_run_id, result.marker
+        self.log.info("Dify run %s was found by its user %s, and is waited for.", run_id, marker)
+        report = await self._wait_for(hook, run_id, since=self.since, user=marker)
+        return replace(report, marker=marker)
+
+    async def _is_active(self, hook: PolledHook, found: Found) -> bool:
+        """Tell whether the run is to be waited for here: all else is decided where the task resumes."""
+        if found.marker == self.own:
+            return True
+        earlier = look_at_earlier(found.workflow_run_id, time.time, Deadline(self.end_time))
+        run = await hook.afollow(earlier, self.log.info)
+        return (
+            run is not None
+            and not run.status.is_terminal
+            and takes_up(
+                run.status,
+                fail_on_partial_success=self.fail_on_partial_success,
+                fail_on_pause=self.fail_on_pause,
+            )
+        )
 
     async def _stop(self, hook: DifyHook) -> None:
         # All at once, since each takes its seconds where Dify does not answer.
@@ -242,21 +354,55 @@ class DifyFindRunTrigger(_DifyTrigger):
             await stop_run(hook, run_id, None, marker, self.log)
 
 
+class DifyAwaitServerTrigger(_DifyTrigger):
+    """Wait for a server that is away, as during an upgrade, and fire when it answers or when there is no time left.
+
+    :param dify_conn_id: The Airflow connection; read in the triggerer, never serialised.
+    :param end_time: Deadline in unix seconds.
+    :param not_before: Unix seconds before which the trigger does not fire in a triggerer.
+    :param resume: What the event carries back to the task.
+    """
+
+    def __init__(
+        self,
+        dify_conn_id: str,
+        end_time: float,
+        not_before: float | None = None,
+        resume: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(dify_conn_id, False, not_before, resume)
+        self.end_time = end_time
+
+    async def _report(self, hook: PolledHook) -> DueReport:
+        await hook.afollow(wait_for_server(Deadline(self.end_time), time.time, random.random), self.log.info)
+        return DueReport()
+
+    async def _stop(self, hook: DifyHook) -> None:
+        """Stop nothing: nothing was submitted."""
+
+
 class DifySubmitLaterTrigger(BaseTrigger):
     """Let time pass before a rate-limited submission is tried again, without a worker slot.
 
     :param moment: Unix seconds at which to fire.
+    :param not_before: Unix seconds before which the trigger does not fire in a triggerer.
+    :param resume: What the event carries back to the task.
     """
 
-    def __init__(self, moment: float) -> None:
+    def __init__(self, moment: float, not_before: float | None = None, resume: dict[str, Any] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.moment = moment
+        self.not_before = not_before
+        self.resume = resume
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and the argument."""
-        return f"{_MODULE}.DifySubmitLaterTrigger", {"moment": self.moment}
+        """Return the class path and the arguments."""
+        arguments = {"moment": self.moment, "not_before": self.not_before, "resume": self.resume}
+        return f"{_MODULE}.DifySubmitLaterTrigger", arguments
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Sleep until the moment has come."""
-        await asyncio.sleep(max(self.moment - time.time(), 0))
-        yield TriggerEvent(dict(DUE))  # type: ignore[no-untyped-call]
+        now = time.time()
+        hold = 0.0 if self.trigger_id is None else left_to_hold(self.not_before, now)
+        await asyncio.sleep(max(self.moment - now, hold, 0.0))
+        yield TriggerEvent({**DueReport().event(), RESUME: self.resume or {}})  # type: ignore[no-untyped-call]

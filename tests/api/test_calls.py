@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -68,6 +68,8 @@ def test_the_routes_of_the_service_api() -> None:
     events = api.run_events(RUN, "a b&c", snapshot=True).call
     assert events.target == f"/workflow/{RUN}/events?user=a+b%26c&include_state_snapshot=true"
     assert api.run_events(RUN, "u").call.target == f"/workflow/{RUN}/events?user=u"
+    over = api.run_events(RUN, "u", snapshot=True, over_pauses=True).call
+    assert over.target == f"/workflow/{RUN}/events?user=u&include_state_snapshot=true&continue_on_pause=true"
 
 
 def test_the_filters_of_the_logs() -> None:
@@ -92,15 +94,51 @@ def test_the_filters_of_the_logs() -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"limit": 0}, "limit must be 1 to 100 rows a page and is 0."),
-        ({"limit": 101}, "limit must be 1 to 100 rows a page and is 101."),
-        ({"created_after": datetime(2026, 1, 1)}, "must be datetimes with a time zone; got a naive one."),
+        ({"limit": 0}, "page_size must be a whole number from 1 to 100 and is 0."),
+        ({"limit": 101}, "page_size must be a whole number from 1 to 100 and is 101."),
+        ({"limit": "20"}, "page_size must be a whole number from 1 to 100 and is str of length 2."),
+        ({"limit": True}, "page_size must be a whole number from 1 to 100 and is bool."),
+        ({"page": 0}, "page must be a whole number from 1 to 99999 and is 0."),
+        ({"created_after": datetime(2026, 1, 1)}, "created_after has no time zone: add one"),
+        ({"created_after": "2026-01-01T00:00:00"}, "created_after has no time zone: add one"),
+        ({"created_before": "2026-01-01"}, "created_before has no time zone: add one"),
+        ({"created_before": "yesterday"}, "created_before is a text that is no time in ISO 8601 (str of length 9)"),
+        ({"created_before": 1767225600}, "created_before must be a datetime with a time zone, or its text in ISO 8601"),
+        ({"created_after": date(2026, 1, 1)}, "created_after must be a datetime with a time zone, or its text"),
+        ({"status": "running"}, "status must be one of succeeded, failed, stopped and is 'running'"),
+        ({"status": RunStatus.PAUSED}, "status must be one of succeeded, failed, stopped and is 'paused'"),
+        ({"status": "partial-succeeded"}, "Leave it out and read the status of each run that is listed."),
+        ({"status": ["failed"]}, "status must be one of succeeded, failed, stopped and is list of length 1"),
+        ({"user": 5}, "user must be a non-empty string or None and is int."),
+        ({"account": ""}, "account must be a non-empty string or None and is str of length 0."),
+        ({"keyword": b"x"}, "keyword must be a non-empty string or None and is bytes of length 1."),
     ],
 )
 def test_wrong_filters_of_the_logs(arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(DifyInvalidInputError) as caught:
         ServiceApi().logs(**arguments)
     assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("2026-01-01T00:00:00Z", "2026-01-01T00:00:00+00:00"),
+        (" 2026-01-01 10:30+02:00", "2026-01-01T10:30:00+02:00"),
+        ("2026-01-01T00:00:00.250000z", "2026-01-01T00:00:00+00:00"),
+    ],
+)
+def test_moments_may_be_texts(given: str, sent: str) -> None:
+    assert ServiceApi().logs(created_after=given).call.query["created_at__after"] == sent
+
+
+def test_a_filter_that_dify_refuses_has_advice_about_filters() -> None:
+    operation = ServiceApi().logs(account="nobody@example.com")
+    body = json.dumps({"code": "invalid_param", "message": "Account not found: x", "status": 400}).encode()
+    with pytest.raises(DifyInvalidInputError) as caught:
+        operation.read(Answer(400, {"content-type": "application/json"}, body))
+    assert "account must be the e-mail address of a member" in str(caught.value)
+    assert "start node" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +154,23 @@ def test_a_run_id_that_is_no_uuid_is_refused_before_it_is_sent(value: str, ask: 
     )
 
 
-@pytest.mark.parametrize("value", ["", "  ", None, 7, [RUN]])
+@pytest.mark.parametrize(
+    ("value", "remedy"),
+    [
+        ({"answer": "outputs"}, "set wait_for_termination=False on the task that starts the run"),
+        ([RUN], "map this task too: .partial(…).expand(workflow_run_id=…)"),
+        ((RUN, RUN), "map this task too"),
+    ],
+)
+@pytest.mark.parametrize("api", [ServiceApi(), WorkflowRunsApi()])
+def test_what_another_task_returned_in_place_of_a_run_id(value: Any, remedy: str, api: Any) -> None:
+    with pytest.raises(DifyInvalidInputError) as caught:
+        api.get_run(value)
+    assert remedy in str(caught.value)
+    assert "outputs'" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["", "  ", None, 7])
 @pytest.mark.parametrize("api", [ServiceApi(), WorkflowRunsApi()])
 def test_an_empty_run_id_says_where_it_may_come_from(value: Any, api: Any) -> None:
     with pytest.raises(DifyInvalidInputError, match=r"workflow_run_id must be a non-empty string .* XCom"):

@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 
 from airflow_provider_dify import exceptions as ex
-from airflow_provider_dify.api.errors import Answer, error_for_answer, is_rate_limit, retry_after_seconds
+from airflow_provider_dify.api.errors import (
+    Answer,
+    error_for_answer,
+    error_for_event,
+    is_rate_limit,
+    retry_after_seconds,
+)
 from airflow_provider_dify.exceptions import DifyError, is_final
 
 RATE = (
@@ -60,7 +66,7 @@ TABLE: dict[str, tuple[Answer, type[DifyError], str | None, bool, str]] = {
         ex.DifyAppError,
         "not_workflow_app",
         True,
-        "published",
+        "app of another type",
     ),
     "chat app": (dify(400, "not_chat_app", "x"), ex.DifyAppError, "not_chat_app", True, "type workflow"),
     "app unavailable": (
@@ -93,10 +99,24 @@ TABLE: dict[str, tuple[Answer, type[DifyError], str | None, bool, str]] = {
     ),
     "billing quota": (
         dify(429, "rate_limit_error", "quota"),
-        ex.DifyRateLimitError,
+        ex.DifyQuotaError,
         "rate_limit_error",
+        True,
+        "upgrade the plan",
+    ),
+    "quota of a gateway": (
+        answer(429, {"error": {"message": "x"}, "message": "Monthly quota exceeded for this key"}),
+        ex.DifyQuotaError,
+        None,
+        True,
+        "A quota is used up",
+    ),
+    "http on a port of https": (
+        answer(400, "<html><title>400 The plain HTTP request was sent to HTTPS port</title>"),
+        ex.DifyResponseError,
+        None,
         False,
-        "quota",
+        "let the base URL begin with https://",
     ),
     "429 of a gateway": (
         answer(429, "<html><title>429 Too Many Requests</title>"),
@@ -110,7 +130,7 @@ TABLE: dict[str, tuple[Answer, type[DifyError], str | None, bool, str]] = {
         ex.DifyProviderError,
         "provider_quota_exceeded",
         False,
-        "model provider",
+        "Renew the quota of the model's provider",
     ),
     "plugin daemon": (
         dify(400, "invalid_param", "Failed to request plugin daemon, url: plugin/x"),
@@ -266,6 +286,40 @@ def test_a_long_text_is_cut() -> None:
     assert len(str(error_for_answer(answer(500, "<title>" + "z" * 100_000 + "</title>"), "x"))) < 2_000
 
 
+@pytest.mark.parametrize("page", ["<title>" * 16_000, "<title " * 16_000, "<h1>" * 30_000 + "</h1>", "<" * 500_000])
+def test_a_page_that_never_ends_a_title_is_read_once(page: str) -> None:
+    """112 KB of titles took 8 s, in which no other trigger went on."""
+    error = error_for_answer(answer(502, page, content_type="text/html"), "Starting the run")
+    assert "an HTML page" in str(error)
+    assert len(str(error)) < 1_000
+
+
+def test_only_the_beginning_of_an_error_is_read() -> None:
+    body = b'{"code": "no", "message": "first", "pad": "' + b"x" * 1_000_000 + b'"}'
+    error = error_for_answer(answer(400, body), "x")
+    assert error.code is None
+    assert '"message": "first"' in str(error)
+    assert len(str(error)) < 1_000
+
+
+@pytest.mark.parametrize("code", ["c" * 50_000, "\x1b[31mred", "line\nbreak"])
+def test_a_code_of_the_server_is_bounded_and_printable(code: str) -> None:
+    for error in (
+        error_for_answer(dify(400, code, "no"), "x"),
+        error_for_event({"status": 400, "code": code * 100, "message": "no"}, "x"),
+    ):
+        assert error.code is not None
+        assert len(error.code) <= 100
+        assert error.code.isprintable()
+        assert str(error).isprintable()
+
+
+def test_fields_of_an_error_are_bounded() -> None:
+    fields = {f"field{number}" * 50: "m" * 10_000 for number in range(5_000)}
+    error = error_for_event({"status": 400, "code": "invalid_param", "message": "no", "errors": fields}, "x")
+    assert len(str(error)) < 2_000
+
+
 @pytest.mark.parametrize(
     ("status", "text", "expected"),
     [
@@ -327,3 +381,24 @@ def test_all_exceptions_are_below_one_root_and_keep_what_is_known() -> None:
                 "r",
             )
             assert kind.__doc__
+
+
+def test_a_quota_of_runs_is_a_limit_like_others_for_what_starts_none() -> None:
+    error = error_for_answer(dify(429, "rate_limit_error", "upgrade your plan"), "Reading the run", reads=True)
+    assert type(error) is ex.DifyRateLimitError
+    assert not is_final(error)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "remedy"),
+    [
+        ("app_unavailable", "App unavailable, please check your app configurations.", "press Publish"),
+        ("invalid_param", "Workflow not published", "press Publish"),
+        ("not_workflow_app", "Please check if your app mode matches the right API route.", "Use the API key of an app"),
+        ("not_chat_app", "x", "Use the API key of an app of the type workflow"),
+    ],
+)
+def test_each_fault_of_an_app_has_its_own_remedy(code: str, message: str, remedy: str) -> None:
+    text = str(error_for_answer(dify(400, code, message), "Starting the run"))
+    assert remedy in text
+    assert ("press Publish" in text) != ("of another type" in text)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_dify.api.events import Event, EventDecoder, parse_event, task_id_in
+from airflow_provider_dify.api.values import id_or_none
 from airflow_provider_dify.exceptions import DifyInvalidInputError, DifyResponseError, DifyServerError
 
 RUN = "53cb9102-12a3-433d-bebe-e9aacf2e6703"
@@ -86,7 +87,7 @@ def test_a_stream_cut_anywhere_gives_the_same_events(
             run_id = told.get("workflow_run_id")
             assert event.data == told["data"]
             assert event.workflow_run_id == (RUN if run_id == RUN else None)
-            assert event.task_id == (told.get("task_id") or None)
+            assert event.task_id == id_or_none(told.get("task_id"))
 
 
 @pytest.mark.parametrize("end", LINE_ENDS)

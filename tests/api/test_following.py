@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -34,7 +35,15 @@ TABLE = [
 class Driver:
     """A clock of its own, a run whose status depends on it, and a stream of scripted answers."""
 
-    def __init__(self, status: Callable[[float], str], heard: list[Heard | None], user: str | None = "me") -> None:
+    def __init__(
+        self,
+        status: Callable[[float], str],
+        heard: list[Heard | None],
+        user: str | None = "me",
+        version: str | None = None,
+        deadline: float = 100.0,
+    ) -> None:
+        self.version = version
         self.now = 1000.0
         self.status = status
         self.heard = heard
@@ -45,7 +54,7 @@ class Driver:
         flow = wait_for_run(
             "run-1",
             schedule=PollSchedule(),
-            deadline=Deadline(1100.0),
+            deadline=Deadline(1000.0 + deadline),
             since=1000.0,
             clock=self.clock,
             chance=lambda: 0.5,
@@ -79,6 +88,7 @@ class Driver:
             elif isinstance(request, LookAt):
                 self.looks.append(self.now - 1000.0)
                 run = WorkflowRun("run-1", RunStatus(self.status(self.now - 1000.0)), inputs={"sys.user_id": "me"})
+                run = replace(run, server_version=self.version)
                 told = Look(run=run)
             elif isinstance(request, AskWhyPaused):
                 told = []
@@ -113,8 +123,18 @@ def test_the_last_event_brings_the_look_forward() -> None:
 def test_a_run_that_has_ended_before_anybody_listened(heard: list[Heard | None]) -> None:
     driver = Driver(lambda elapsed: "failed", heard)
     assert driver.steps() == [
-        "The steps of Dify run run-1 are not known: Dify 1.14 and later tell them, and only while a run is at work."
+        "The steps of Dify run run-1 are not known: the run ended before its events could be read, and Dify (1.14 and "
+        "later) replays them only while a run is at work."
     ]
+
+
+def test_a_run_without_a_stream_of_its_own_says_why_no_step_is_known() -> None:
+    driver = Driver(failed_after(3), [Heard(refused=True)] * 9)
+    assert driver.steps()[-1].endswith(
+        "are not known: other tasks of this machine held all the event streams that it may hold to one server."
+    )
+    old = Driver(lambda elapsed: "failed", [Heard((FINISHED,), ended=True)], version="1.11.2")
+    assert old.steps()[-1].endswith("are not known: Dify 1.11.2 does not tell them, as 1.14 and later do.")
 
 
 def test_the_event_is_no_authority() -> None:
@@ -171,13 +191,39 @@ def test_a_run_that_is_not_there_yet_is_asked_for_again() -> None:
     assert sum("not followed" in line for line in given_up.lines) == 1
 
 
-def test_a_paused_run_is_not_listened_to() -> None:
-    def status(elapsed: float) -> str:
-        return "paused" if elapsed < 30 else "running" if elapsed < 45 else "failed"
+def pausing(elapsed: float) -> str:
+    return "paused" if elapsed < 30 else "running" if elapsed < 32 else "failed"
 
-    driver = Driver(status, [Heard((STARTED, PAUSED), ended=True), Heard((STARTED, FAILED))])
-    assert driver.slept >= 25
+
+RESUMED = Event("workflow_started", {"reason": "resumption"}, "run-1")
+
+
+def test_a_run_is_followed_over_its_pause() -> None:
+    heard = [Heard((STARTED, PAUSED)), *[None] * 7, Heard((RESUMED, FAILED, FINISHED), ended=True)]
+    driver = Driver(pausing, heard)
     assert driver.steps() == [BEGINS, FAILS, *TABLE]
+    assert driver.looks[0] == 0.0, "a pause is looked at, and asked about, at once"
+    assert len(driver.reads) == 9
+
+
+@pytest.mark.parametrize("error", [None, ex.DifyTransportError("reset")], ids=["ended", "cut"])
+def test_a_stream_that_ends_at_the_pause_is_opened_again(error: ex.DifyError | None) -> None:
+    ends = Heard((STARTED, PAUSED), ended=True, error=error)
+    driver = Driver(pausing, [ends, ends, ends, None, Heard((RESUMED, FAILED, FINISHED), ended=True)])
+    assert driver.steps() == [BEGINS, FAILS, *TABLE]
+    assert driver.slept > 0, "not without a rest"
+    empty = Heard((), ended=True, error=error)
+    assert Driver(pausing, [ends, empty, empty, Heard((RESUMED, FAILED))]).steps() == [BEGINS, FAILS, *TABLE]
+
+
+def test_a_stream_that_never_stays_open_is_not_opened_for_ever() -> None:
+    def waits(elapsed: float) -> str:
+        return "paused" if elapsed < 3000 else "failed"
+
+    ends = Heard((STARTED, PAUSED), ended=True)
+    driver = Driver(waits, [ends] * 999, deadline=4000.0)
+    assert len(driver.reads) == 30
+    assert isinstance(driver.result, Ended)
 
 
 def test_a_pause_that_the_row_does_not_show_yet_is_no_busy_loop() -> None:

@@ -26,6 +26,7 @@ from airflow_provider_dify.exceptions import (
     DifyAuthenticationError,
     DifyError,
     DifyRunNotFoundError,
+    DifyServerError,
     DifyTransportError,
 )
 
@@ -172,9 +173,9 @@ def test_a_search_for_a_submission_that_may_never_have_been_is_shorter_where_not
     assert search_deadline(Deadline(11.0), 10.0, earlier=True)(Server()) == Deadline(11.0)
 
 
-def ask(look: Any) -> tuple[WorkflowRun | None, list[float]]:
+def ask(look: Any, deadline: float = 0.0) -> tuple[WorkflowRun | None, list[float]]:
     clock, times = [0.0], []
-    flow = look_at_earlier("r", lambda: clock[0])
+    flow = look_at_earlier("r", lambda: clock[0], Deadline(deadline))
     told: Any = None
     while True:
         try:
@@ -202,6 +203,13 @@ def test_an_earlier_run_that_stays_unknown_for_ten_seconds_is_gone() -> None:
     found, times = ask(lambda now: Look(error=DifyRunNotFoundError("x")))
     assert found is None
     assert 10 <= times[-1] <= 12
+
+
+def test_a_server_that_is_away_is_waited_for_until_the_deadline() -> None:
+    run, away = WorkflowRun("r", RunStatus.RUNNING), DifyServerError("x", status_code=502)
+    assert ask(lambda now: Look(run=run) if now > 200 else Look(error=away), deadline=300.0)[0] == run
+    with pytest.raises(DifyServerError):
+        ask(lambda now: Look(error=away), deadline=300.0)
 
 
 @pytest.mark.parametrize(("error", "seconds"), [(DifyAuthenticationError("x"), 0), (DifyTransportError("x"), 60)])

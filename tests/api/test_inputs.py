@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections import OrderedDict
-from datetime import datetime
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from decimal import Decimal
+from enum import Enum
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -28,7 +33,7 @@ endless.append(endless)
     [
         (None, {}),
         ({}, {}),
-        ({"text": "hi", "n": 1, "f": 1.5, "b": True, "l": [None, {"a": ()}]}, None),
+        ({"text": "hi", "n": 1, "f": 1.5, "b": True, "l": [None, {"a": []}]}, None),
         ('{"text": "hi"}', {"text": "hi"}),
         (' {"a": [1]}\n', {"a": [1]}),
         ("null", {}),
@@ -57,8 +62,11 @@ def test_inputs_that_are_accepted(value: Any, expected: Any) -> None:
         ("[" * 100_000, "inputs is a string of 100000 characters that is no JSON object."),
         ({1: "a"}, "inputs has a key that is int: keys must be strings."),
         ({"a": {None: 1}}, "inputs['a'] has a key that is null: keys must be strings."),
-        ({"when": datetime(2026, 1, 1)}, "inputs['when'] is datetime, which JSON cannot carry: convert it to"),
-        ({"a": [0, {"b": Decimal(1)}]}, "inputs['a'][1]['b'] is Decimal, which JSON cannot carry"),
+        (
+            {"when": datetime(2026, 1, 1)},
+            "inputs['when'] is datetime.datetime, which JSON cannot carry: convert it",
+        ),
+        ({"a": [0, {"b": Decimal(1)}]}, "inputs['a'][1]['b'] is decimal.Decimal, which JSON cannot carry"),
         ({"a": b"x"}, "inputs['a'] is bytes of length 1, which JSON cannot carry"),
         ({"a": {1, 2}}, "inputs['a'] is set of length 2, which JSON cannot carry"),
         ({"a": math.nan}, "inputs['a'] is nan, which JSON cannot carry: pass null or a string."),
@@ -135,11 +143,15 @@ def test_files_that_are_accepted(value: Any, expected: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        ({"a": 1}, "files must be a list of files and is dict of length 1."),
+        ({"a": 1}, "files must be a list and is one mapping: put it into a list, files=[…]."),
+        ("/data/a.pdf", "files must be a list and is one path: put it into a list"),
+        ("s3://bucket/a.pdf", "files must be a list and is one URI: put it into a list"),
+        (UPLOAD, "files must be a list and is one upload id: put it into a list"),
+        (Path("/data/a.pdf"), "files must be a list and is one path: put it into a list"),
         (7, "files must be a list of files and is int."),
         (b"x", "files must be a list of files and is bytes of length 1."),
-        ('{"a": 1}', "files must be a list of files and is dict of length 1."),
-        ("https://example.com/a.pdf", "files must be a list and is one URL: put it into a list."),
+        ('{"a": 1}', "files must be a list and is one mapping: put it into a list"),
+        ("https://example.com/a.pdf", "files must be a list and is one URL: put it into a list, files=[…]."),
         ("['a']", "files is a string of 5 characters that is no JSON list."),
         ([7], "files[0] must be a URL, an upload id or a mapping and is int."),
         (
@@ -205,7 +217,7 @@ def test_users_that_are_accepted(value: str) -> None:
         (None, "user must be a non-empty string and is null."),
         ("", "user must be a non-empty string and is str of length 0."),
         (" \n", "user must be a non-empty string and is str of length 2."),
-        (7, "user must be a non-empty string and is int."),
+        ([7], "user must be a non-empty string and is list of length 1."),
         ("x" * 256, "user must have at most 255 characters and has 256: shorten it."),
         ("\ud800", "user has a lone surrogate, which is no valid Unicode text."),
     ],
@@ -221,3 +233,84 @@ def test_a_query_is_a_text() -> None:
     assert check_query("") == ""
     with pytest.raises(DifyInvalidInputError, match="query must be a string and is list of length 1"):
         check_query(["a"])
+
+
+class Lazy(Sequence[Any]):
+    """A sequence that counts how often it is asked, as Airflow's lazy XComs ask its API."""
+
+    def __init__(self, *items: Any) -> None:
+        self.items, self.asked = items, 0
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: Any) -> Any:
+        self.asked += 1
+        return self.items[index]
+
+
+def test_a_lazy_sequence_is_a_list_wherever_it_stands() -> None:
+    lazy = Lazy("a", Lazy(1))
+    inputs = check_inputs({"j": {"parts": lazy}, "deque": deque([1]), "range": range(2)})
+    assert inputs == {"j": {"parts": ["a", [1]]}, "deque": [1], "range": [0, 1]}
+    assert check_inputs(inputs) == inputs
+    asked = lazy.asked
+    check_inputs(inputs)
+    assert lazy.asked == asked
+    assert check_files(Lazy(REMOTE)) == [REMOTE]
+
+
+@dataclass
+class Row:
+    a: int
+
+
+class Colour(Enum):
+    RED = 1
+
+
+def scalar(module: str, name: str, item: Any, **attributes: Any) -> Any:
+    """Return what looks like a scalar of a library that need not be installed."""
+    return type(name, (), {"__module__": module, "item": lambda _: item, **attributes})()
+
+
+def test_a_scalar_of_numpy_is_the_number() -> None:
+    values = {"b": scalar("numpy", "bool_", True, ndim=0), "i": scalar("numpy", "int64", 7, ndim=0)}
+    assert check_inputs(values) == {"b": True, "i": 7}
+    with pytest.raises(DifyInvalidInputError, match="is nan, which JSON cannot carry"):
+        check_inputs({"f": scalar("numpy", "float64", math.nan, ndim=0)})
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (
+            scalar("numpy", "ndarray", None, ndim=1),
+            "is numpy.ndarray, which JSON cannot carry: convert it with .tolist()",
+        ),
+        (scalar("pandas", "DataFrame", None, to_dict=None), 'convert it with .to_dict(orient="records")'),
+        (scalar("pandas", "NaTType", None), "pass None where a value is missing"),
+        ({1: "a"}, 'Convert it with str(), or a table of pandas with .to_dict(orient="records")'),
+        (timedelta(1), "is datetime.timedelta, which JSON cannot carry: convert it with .total_seconds()"),
+        (UUID(UPLOAD), "is uuid.UUID, which JSON cannot carry: convert it with str()"),
+        ({1}, "is set of length 1, which JSON cannot carry: convert it with sorted() or list()"),
+        (b"x", 'decode a text with .decode("utf-8"), or upload a file'),
+        (Row(1), "convert it with dataclasses.asdict()"),
+        (Row, "pass a value and not a type"),
+        (Colour.RED, "pass its .value"),
+        (scalar("m", "Model", None, model_dump=None), 'convert it with .model_dump(mode="json")'),
+        ((each for each in "x"), "an iterator can be read only once, so convert it with list()"),
+        (len, "call it, and pass what it returns"),
+        (object(), "convert it to a string, number, list or dict first"),
+    ],
+)
+def test_what_json_cannot_carry_is_named_with_its_remedy(value: Any, text: str) -> None:
+    with pytest.raises(DifyInvalidInputError) as caught:
+        check_inputs({"a": value})
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(("value", "text"), [(12345, "12345"), (1.5, "1.5"), (True, "True")])
+def test_a_user_or_query_that_a_native_template_has_read_is_its_text(value: Any, text: str) -> None:
+    assert check_user(value) == text
+    assert check_query(value) == text

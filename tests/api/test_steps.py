@@ -11,15 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_dify.api.events import Event, EventDecoder
+from airflow_provider_dify.api.following import EventReader
 from airflow_provider_dify.api.steps import MAX_STEPS, TABLE_ROWS, StepLog
 
 RUN = "6b454183-889f-4bc9-8060-764be1cb16ea"
-RECORDINGS = Path(__file__).resolve().parent.parent / "contract" / "recordings" / "1.14.2"
+RECORDINGS = Path(__file__).resolve().parent.parent / "contract" / "recordings"
 
 
-def recorded(name: str) -> list[Event]:
+def recorded(name: str, version: str = "1.14.2") -> list[Event]:
     """Return the events of a recording, as they came."""
-    stream = json.loads((RECORDINGS / f"{name}.json").read_text(encoding="utf-8"))["response"]["sse"]
+    stream = json.loads((RECORDINGS / version / f"{name}.json").read_text(encoding="utf-8"))["response"]["sse"]
     decoder = EventDecoder()
     return [event for block in stream for event in decoder.feed(block["raw"].encode())]
 
@@ -34,6 +35,29 @@ def told(events: list[Event], *, at_once: bool = False, steps: StepLog | None = 
 def node(event: str, id: str = "e1", **data: Any) -> Event:
     content = {"id": id, "node_id": "n1", "node_type": "llm", "title": "Ask", **data}
     return Event(event, content, RUN, "task")
+
+
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [("1.14.2", "events-resume"), ("1.16.1", "events-resume"), ("1.16.1", "human-select-events-resume")],
+)
+def test_a_run_that_was_resumed_is_told_as_a_whole(version: str, name: str) -> None:
+    reader, steps = EventReader(), StepLog(RUN)
+    stream = json.loads((RECORDINGS / version / f"{name}.json").read_text(encoding="utf-8"))["response"]["sse"]
+    for block in stream:
+        steps.take(reader.feed(block["raw"].encode()))
+    assert reader.ended
+    assert [line.split()[1:4:2] for line in steps.table()[2:]] == [
+        ["start", "succeeded"], ["human", "succeeded"], ["end_ok", "succeeded"],
+    ]  # fmt: skip
+
+
+def test_events_of_newer_servers_are_passed_over() -> None:
+    chunk = Event("reasoning_chunk", {"reasoning": "hm", "from_variable_selector": ["n1", "reasoning"]}, RUN, "task")
+    assert told([node("node_started"), chunk, node("node_finished", status="succeeded")]) == [
+        "Ask (llm): started",
+        "Ask (llm): succeeded",
+    ]
 
 
 def test_a_failing_run() -> None:

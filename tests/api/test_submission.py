@@ -28,6 +28,7 @@ FATES: list[tuple[ex.DifyError, Fate, Fate]] = [
     (ex.DifyTransportError("connection refused", sent=False), Fate.REFUSED, Fate.REFUSED),
     (ex.DifyTransportError("time-out", sent=True), Fate.UNKNOWN, Fate.UNKNOWN),
     (ex.DifyRateLimitError("x", status_code=429), Fate.REFUSED, Fate.REFUSED),
+    (ex.DifyQuotaError("x", status_code=429), Fate.REFUSED, Fate.REFUSED),
     (ex.DifyRateLimitError("x", status_code=400), Fate.REFUSED, Fate.REFUSED),
     (ex.DifyServerError("of a gateway", status_code=502), Fate.UNKNOWN, Fate.UNKNOWN),
     (ex.DifyServerError("of a gateway", status_code=503), Fate.UNKNOWN, Fate.UNKNOWN),
@@ -61,8 +62,8 @@ def test_what_an_error_leaves_behind(row: tuple[ex.DifyError, Fate, Fate]) -> No
 def test_every_class_that_an_http_exchange_can_end_with_is_in_the_table() -> None:
     never = {
         ex.DifyError, ex.DifySubmissionUnknownError, ex.DifyRunNotFoundError, ex.DifyTriggerEventError,
-        # Of files, before a submission and after its run.
-        ex.DifyFileError, ex.DifyFileExpiredError, ex.DifyFileRefusedError,
+        # Of files and outputs, before a submission and after its run.
+        ex.DifyFileError, ex.DifyFileExpiredError, ex.DifyFileRefusedError, ex.DifyOutputsError,
     }  # fmt: skip
     kinds = {
         kind

@@ -11,6 +11,7 @@ from airflow_provider_dify.api.attempts import Submitted, TaskTry
 from airflow_provider_dify.api.finding import Found, NotFound
 from airflow_provider_dify.api.runs import RunStatus, StartedRun, WorkflowRun
 from airflow_provider_dify.api.transitions import (
+    AwaitServer,
     Fail,
     Search,
     Submit,
@@ -20,6 +21,7 @@ from airflow_provider_dify.api.transitions import (
     after_failed_submission,
     after_look,
     after_search,
+    after_shutdown,
     first_step,
 )
 from airflow_provider_dify.exceptions import (
@@ -75,7 +77,17 @@ def test_the_try_begins(
 UNKNOWN = DifySubmissionUnknownError("?", reason="?")
 LIMITED = DifyRateLimitError("too many")
 TOLD = DifyRateLimitError("too many", retry_after=7.0)
-REFUSALS = [DifyAuthenticationError("key"), DifyServerError("500"), DifyTransportError("refused", sent=False)]
+REFUSALS = [
+    DifyAuthenticationError("key"),
+    DifyServerError("500", status_code=500),
+    DifyTransportError("no such name", sent=False, cause="name"),
+    DifyTransportError("not trusted", sent=False, cause="certificate"),
+]
+OUTAGES = [
+    DifyTransportError("refused", sent=False, cause="refused"),
+    DifyTransportError("nothing", sent=True),
+    DifyServerError("gateway", status_code=502),
+]
 
 FAILURES = [
     # error, can_search, waits_its_turn, attempts, left -> step
@@ -99,6 +111,7 @@ FAILURES = [
         for can_search in (True, False)
         for waits in (True, False)
     ],
+    *[(outage, can_search, False, 0, 1.0, AwaitServer(outage)) for outage in OUTAGES for can_search in (True, False)],
 ]
 
 
@@ -123,11 +136,62 @@ def test_a_submission_tells_of_no_run(
         assert str(error) in str(result.why)
     else:
         assert replace(result, why=None) == step
-        assert USER in str(result.why)
+        assert (USER if isinstance(step, Search) else str(error)) in str(result.why)
 
 
-def searched(result: Any, *, earlier: bool, remembers: bool = True, durable: bool = True) -> Any:
-    return after_search(result, USER, earlier=earlier, submitted=EARLIER, remembers=remembers, durable=durable)
+@pytest.mark.parametrize("outage", OUTAGES)
+def test_a_server_that_stays_away_until_the_deadline_fails_the_task(outage: Any) -> None:
+    step = after_failed_submission(outage, USER, can_search=True, waits_its_turn=True, attempts=0, left=0.0, chance=0.5)
+    assert isinstance(step, Fail)
+    assert type(step.error) is type(outage)
+    assert "nothing was submitted" in str(step.error)
+    assert str(outage) in str(step.error)
+
+
+def test_a_search_passes_over_what_a_shutdown_has_stopped() -> None:
+    step = after_failed_submission(
+        UNKNOWN, USER, can_search=True, waits_its_turn=True, attempts=0, left=9.0, chance=0.5, ended=(RUN,)
+    )
+    assert isinstance(step, Search)
+    assert step.ended == (RUN,)
+    kept = Submitted(LIFE, EARLIER, number=1, ended=(RUN,))
+    begun = first_step(RETRY, Submitted.read(kept.as_json()), durable=True, can_search=True, remembers=True)
+    assert isinstance(begun, Search)
+    assert begun.ended == (RUN,)
+
+
+STOPPED = WorkflowRun(RUN, RunStatus.STOPPED, error="Aborted: Workflow stopped because the worker is shutting down.")
+
+
+@pytest.mark.parametrize(("resubmissions", "seconds"), [(0, 5.0), (1, 10.0), (2, 20.0), (3, 30.0), (4, 30.0)])
+def test_a_run_that_a_shutdown_has_stopped_is_submitted_again_later_and_later(
+    resubmissions: int, seconds: float
+) -> None:
+    step = after_shutdown(STOPPED, resubmissions=resubmissions, chance=0.5)
+    assert step is not None
+    assert step.seconds == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        replace(STOPPED, error="Aborted: User requested stop"),
+        replace(STOPPED, error=None),
+        replace(STOPPED, status=RunStatus.FAILED),
+        replace(STOPPED, status=RunStatus.SUCCEEDED),
+    ],
+)
+def test_nothing_else_is_submitted_again(run: WorkflowRun) -> None:
+    assert after_shutdown(run, resubmissions=0, chance=0.5) is None
+    assert after_shutdown(STOPPED, resubmissions=5, chance=0.5) is None
+
+
+def searched(
+    result: Any, *, earlier: bool, remembers: bool = True, durable: bool = True, resubmits: bool = False
+) -> Any:
+    return after_search(
+        result, USER, earlier=earlier, submitted=EARLIER, remembers=remembers, durable=durable, resubmits=resubmits
+    )
 
 
 @pytest.mark.parametrize("earlier", [True, False], ids=["patience", "deadline"])
@@ -152,8 +216,16 @@ def test_a_search_to_the_deadline_that_finds_nothing_never_submits(remembers: bo
     )
 
 
+def test_a_search_to_the_deadline_submits_where_the_author_prefers_paying_twice() -> None:
+    step = searched(NotFound("none"), earlier=False, resubmits=True)
+    assert isinstance(step, Submit)
+    assert EARLIER in str(step.why)
+
+
 def test_only_what_this_try_has_sent_is_said_to_be_sent() -> None:
-    step = after_search(NotFound("none"), USER, earlier=False, submitted=USER, remembers=True, durable=True)
+    step = after_search(
+        NotFound("none"), USER, earlier=False, submitted=USER, remembers=True, durable=True, resubmits=False
+    )
     assert isinstance(step, Fail)
     assert str(step.error).startswith(f"The submission was sent, and Dify shows no run of the user '{USER}'")
 

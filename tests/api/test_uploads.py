@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_dify.api.forms import FormField, InputForm
-from airflow_provider_dify.api.inputs import check_files_or_paths, check_inputs
-from airflow_provider_dify.api.uploads import FileToUpload, shown, to_upload, with_uploads
+from airflow_provider_dify.api.forms import FileRules, FormField, InputForm
+from airflow_provider_dify.api.inputs import check_files, check_files_or_paths, check_inputs
+from airflow_provider_dify.api.run_files import UploadPolicy, checked_file, with_uploads
+from airflow_provider_dify.api.uploads import FileToUpload, shown, to_upload
 from airflow_provider_dify.exceptions import DifyInvalidInputError
 
 UPLOAD = "5cef34e0-e597-4002-81c3-d11dff183bec"
@@ -102,8 +104,8 @@ FORM = InputForm(
         for each in (
             FormField("text", "text-input"),
             FormField("object", "json_object"),
-            FormField("doc", "file", file_types=("document",)),
-            FormField("docs", "file-list", file_types=("document",)),
+            FormField("doc", "file", files=FileRules(types=("document",))),
+            FormField("docs", "file-list", files=FileRules(types=("document",))),
         )
     }
 )
@@ -116,14 +118,13 @@ FILE = FileToUpload("/data/a.txt", "a.txt", "text/plain", "document")
 @pytest.mark.parametrize(
     ("inputs", "expected"),
     [
-        ({"doc": "/data/a.txt"}, {"doc": FILE}),
         ({"doc": {"path": "/data/a.txt"}}, {"doc": FILE}),
         ({"doc": UPLOAD}, {"doc": LOCAL}),
         ({"doc": "https://example.com/a.pdf"}, {"doc": REMOTE}),
         ({"doc": LOCAL, "docs": [LOCAL, REMOTE]}, {"doc": LOCAL, "docs": [LOCAL, REMOTE]}),
         ({"doc": None, "docs": None}, {"doc": None, "docs": None}),
         ({"doc": "", "docs": ""}, {"doc": "", "docs": ""}),
-        ({"docs": ["/data/a.txt", Path("/data/a.txt"), UPLOAD]}, {"docs": [FILE, FILE, LOCAL]}),
+        ({"docs": [{"path": "/data/a.txt"}, Path("/data/a.txt"), UPLOAD]}, {"docs": [FILE, FILE, LOCAL]}),
         ({"docs": "/data/a.txt"}, {"docs": "/data/a.txt"}),
         # In other inputs a text is a text, and an object an object.
         ({"text": "/data/a.txt", "object": {"path": "/x"}}, {"text": "/data/a.txt", "object": {"path": "/x"}}),
@@ -183,3 +184,131 @@ def test_any_text_is_a_file_or_an_error_of_ours(value: Any) -> None:
     if file is not None:
         assert file.name
         assert "/" not in file.name
+
+
+def test_a_text_is_a_file_only_below_allowed_roots(tmp_path: Path) -> None:
+    root, outside = tmp_path / "in", tmp_path / "out"
+    root.mkdir()
+    outside.mkdir()
+    (root / "a.txt").touch()
+    (outside / "a.txt").touch()
+    (root / "link.txt").symlink_to(outside / "a.txt")
+    policy = UploadPolicy("", ((str(root), "s3://bucket/in"),))
+    for text in (f"{root}/a.txt", f"file://{root}/a.txt", "s3://bucket/in/a.txt", "S3://conn@bucket/in/b/../a.txt"):
+        with pytest.raises(DifyInvalidInputError, match=r"inputs\['doc'\] is a text, and .* allowed_upload_roots"):
+            with_uploads({"doc": text}, FORM)
+        assert isinstance(with_uploads({"doc": text}, FORM, policy)["doc"], FileToUpload)
+    for text in (
+        f"{outside}/a.txt", f"{root}/link.txt", f"{root}/../out/a.txt", f"{root}-2/a.txt", f"file://{root}/../out/a.txt",
+        "s3://bucket/in/../a.txt", "s3://other/in/a.txt", "s3://bucket/input.txt",
+    ):  # fmt: skip
+        # The roots limit every way to name a file.
+        for value in (text, {"path": text}):
+            with pytest.raises(DifyInvalidInputError, match="not below one of allowed_upload_roots"):
+                with_uploads({"doc": value}, FORM, policy)
+        with pytest.raises(DifyInvalidInputError, match=r"files\[0\] names the file"):
+            check_files_or_paths([text], policy=policy)
+    # Both of two lists count, and an empty one admits nothing.
+    for second in ((), (str(outside),)):
+        with pytest.raises(DifyInvalidInputError, match="not below"):
+            with_uploads({"doc": root / "a.txt"}, FORM, UploadPolicy.of("", (str(root),), second))
+
+
+OUTPUT = {
+    "dify_model_identity": "__dify__file__", "type": "document", "transfer_method": "tool_file", "remote_url": None,
+    "filename": "a.pdf", "extension": ".pdf", "mime_type": "application/pdf", "size": 2026, "related_id": UPLOAD,
+    "url": "https://dify.example/files/tools/x.pdf?timestamp=1&sign=s3cret",
+}  # fmt: skip
+
+
+def test_a_file_of_an_earlier_run_is_uploaded_or_named_by_its_url() -> None:
+    own = UploadPolicy("https://dify.example/v1")
+    inputs = {"doc": OUTPUT, "docs": [OUTPUT, dict(OUTPUT, url="/files/tools/y.pdf?sign=s3cret")]}
+    found = with_uploads(inputs, FORM, own)
+    for file in (found["doc"], *found["docs"], *check_files_or_paths([OUTPUT], policy=own)):
+        assert isinstance(file, FileToUpload)
+        assert (file.name, file.type, file.mime_type) == ("a.pdf", "document", "application/pdf")
+        assert "s3cret" not in file.shown
+    foreign = {"type": "document", "transfer_method": "remote_url", "url": OUTPUT["url"]}
+    assert with_uploads({"doc": OUTPUT}, FORM, UploadPolicy("https://other.example/v1")) == {"doc": foreign}
+    assert check_files([OUTPUT]) == [foreign]
+    with pytest.raises(DifyInvalidInputError, match="upload it with DifyHook"):
+        check_files([dict(OUTPUT, url="/files/tools/y.pdf")])
+    with pytest.raises(DifyInvalidInputError, match="output_files_to"):
+        with_uploads({"doc": dict(OUTPUT, url="")}, FORM, own)
+
+
+def test_a_server_cannot_name_a_local_file_by_an_output() -> None:
+    named = dict(OUTPUT, saved_to="file:///etc/passwd")
+    file = with_uploads({"doc": named}, FORM, UploadPolicy("https://dify.example/v1"))["doc"]
+    assert "passwd" not in file.shown
+    file = with_uploads({"doc": named}, FORM, UploadPolicy("https://dify.example/v1", (("/etc",),)))["doc"]
+    assert file.shown == "file:///etc/passwd"
+
+
+URL = "https://example.com/"
+RULES = FileRules(types=("document", "custom"), extensions=(".log",), methods=("local_file",))
+MISMATCHES: list[tuple[Any, FileRules, str]] = [
+    ({"path": "/x.parquet"}, FileRules(types=("document",)), "takes it for 'custom' by its extension '.parquet'"),
+    ({"path": "/x.log"}, FileRules(types=("document",)), "a 'mime_type' such as 'text/plain'"),
+    ({"path": "/x"}, FileRules(types=("document",)), "its name without extension"),
+    ({"path": "/x.png"}, FileRules(types=("document",)), "is of the type 'image'"),
+    ({"path": "/x.txt", "type": "image"}, FileRules(), "takes it for 'document'"),
+    (URL + "a.png", FileRules(types=("document",)), "is of the type 'image'"),
+    ({"type": "document", "transfer_method": "remote_url", "url": URL + "a.png"}, FileRules(), "the right 'type'"),
+    ({"path": "/x.parquet"}, RULES, "the app allows '.log'"),
+    ({"type": "document", "transfer_method": "remote_url", "url": URL}, RULES, "the app allows 'local_file' there"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("value", "rules", "text"), MISMATCHES, ids=[f"{text}-{v}" for v, _, text in MISMATCHES])
+def test_a_file_that_the_app_does_not_allow_is_named_before_the_upload(value: Any, rules: FileRules, text: str) -> None:
+    with pytest.raises(DifyInvalidInputError) as caught:
+        checked_file(value, "files[0]", rules)
+    assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "rules"),
+    [
+        ({"path": "/x.log", "mime_type": "text/plain"}, FileRules(types=("document",))),
+        ({"path": "/x.parquet", "name": "x.csv"}, FileRules(types=("document",))),
+        ({"path": "/x.log"}, RULES),
+        ({"path": "/x.LOG", "type": "custom"}, RULES),
+        ({"path": "/x.xml"}, FileRules(types=("document",))),
+        (URL + "signed?x=1", FileRules(types=("image",))),
+        (URL + "signed?x=1", FileRules(types=("document", "image"))),
+    ],
+    ids=str,
+)
+def test_a_file_that_some_server_takes_passes(value: Any, rules: FileRules) -> None:
+    assert checked_file(value, "files[0]", rules)
+
+
+def test_the_files_of_a_run_are_counted() -> None:
+    with pytest.raises(DifyInvalidInputError, match="files has 2 files, and the app allows 1"):
+        check_files_or_paths([URL, URL], FileRules(number=1))
+
+
+KNOWN: list[tuple[dict[str, Any], str]] = [
+    ({"type": "document", "transfer_method": "remote_url", "remote_url": URL}, "['url'] .* name of the key is 'url'"),
+    ({"type": "document", "transfer_method": "remote_url"}, "['url'] must be"),
+    ({"type": "document", "transfer_method": "remote_url", "url": "nope"}, "['url'] must be"),
+    ({"type": "document", "transfer_method": "local_file"}, "['upload_file_id'] must be"),
+    ({"type": "document", "transfer_method": "local_file", "upload_file_id": "x"}, "['upload_file_id'] must be"),
+    ({"type": "document", "transfer_method": "carrier", "url": URL}, "['transfer_method'] must be one of"),
+    ({"type": "document", "url": URL}, "['transfer_method'] must be one of"),
+    ({"transfer_method": "remote_url", "url": URL}, "['type'] must be one of"),
+    ({"type": "pdf", "transfer_method": "remote_url", "url": URL}, "['type'] must be one of"),
+]
+
+
+@pytest.mark.parametrize(("value", "text"), KNOWN, ids=[str(value) for value, _ in KNOWN])
+def test_a_mapping_is_checked_alike_in_every_place(value: dict[str, Any], text: str) -> None:
+    pattern = re.escape(text).replace(r"\.\*", ".*").replace(r"\ \.\* ", " .* ")
+    for name in ("doc", "docs"):
+        with pytest.raises(DifyInvalidInputError, match=pattern):
+            with_uploads({name: value if name == "doc" else [value]}, FORM)
+    for check in (check_files, check_files_or_paths):
+        with pytest.raises(DifyInvalidInputError, match=pattern):
+            check([value])

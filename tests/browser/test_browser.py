@@ -72,7 +72,7 @@ def test_the_test_button_tells_what_the_key_leads_to(ui: Ui, stack: Stack) -> No
     assert bad == (
         False,
         "The API key is refused. Reading the app's information: HTTP 401 unauthorized: Access token is invalid. "
-        "Put the app's API key (app-…) into the connection's password.",
+        "Put the app's API key (app-…; in Dify: the app, API Access) into the connection's password.",
     )
     good = ui.test("dify_translate", stack.dify.api_key("translate"))
     ui.picture("test-good-key")

@@ -56,7 +56,7 @@ def load(version: str, name: str) -> dict[str, Any]:
 
 def names(version: str) -> list[str]:
     """Return the names of a version's recordings."""
-    return sorted(path.stem for path in (RECORDINGS / version).glob("*.json"))
+    return sorted(path.stem for path in (RECORDINGS / version).glob("*.json") if not path.stem.endswith("-release"))
 
 
 def recorded_blocks(recording: dict[str, Any]) -> list[str]:

@@ -417,7 +417,7 @@ def _run_again(lab: Lab, app: str, row: dict[str, Any]) -> str:
 )  # fmt: skip
 def queue(version: str) -> dict[str, Exchange]:
     """All worker slots are busy: streams wait, blocking runs do not."""
-    with Lab(version, time_scale=0.04) as lab:
+    with Lab(version, time_scale=0.2) as lab:
         for number in range(4):
             lab.later_stream("slow", {"inputs": {"seconds": 22}, "user": f"busy{number}"})
         lab.wait_for(lambda: sum(run.status == "running" for run in lab.server.runs) == 4)
@@ -436,7 +436,7 @@ def queue(version: str) -> dict[str, Exchange]:
 @covers("queued-over-300s-stream", "queued-over-300s-logs-after")
 def queued_too_long(version: str) -> dict[str, Exchange]:
     """Queued beyond the idle limit: the stream ends, the run comes later."""
-    with Lab(version, time_scale=0.002) as lab:
+    with Lab(version, time_scale=0.01) as lab:
         for number in range(4):
             lab.later_stream("slow", {"inputs": {"seconds": 400}, "user": f"busy{number}"})
         lab.wait_for(lambda: sum(run.status == "running" for run in lab.server.runs) == 4)
@@ -494,7 +494,7 @@ def api_killed(version: str) -> dict[str, Exchange]:
 @covers("slots-full-info")
 def connection_slots(version: str) -> dict[str, Exchange]:
     """All ten connections are taken: even /info waits."""
-    with Lab(version, time_scale=0.05) as lab:
+    with Lab(version, time_scale=0.2) as lab:
         inputs = {"seconds": 10} if version in NEW else {"seconds": 10, "tag": "full"}
         for number in range(10):
             lab.later_stream("slow", {"inputs": inputs, "user": f"full{number}"})

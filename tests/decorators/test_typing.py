@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from mypy import api as mypy
 
 SAMPLE = Path(__file__).parent / "typed_dag.py"
 ERROR = re.compile(r".*:(\d+): error: .*\[([a-z-]+)\]$")
 
 
+@pytest.mark.processes
 def test_mypy_accepts_what_is_right_and_refuses_what_is_wrong(tmp_path: Path) -> None:
     lines = SAMPLE.read_text(encoding="utf-8").splitlines()
     expected = {

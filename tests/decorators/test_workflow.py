@@ -237,6 +237,7 @@ def every_way_to_call() -> DAG:
     return dag
 
 
+@pytest.mark.xdist_group("dags")
 @pytest.mark.parametrize("version", ["1.9.1", "1.14.2"])
 def test_it_composes(dify: Start, version: str) -> None:
     server = dify("both", workflows=WORKFLOWS, emulate=version)

@@ -1,5 +1,5 @@
 """Fixtures of the tests that inject faults."""
 
-from tests.hooks.support import clean_environment, naps
+from tests.hooks.support import clean_environment, deferrals_of_any_length, naps
 
-__all__ = ["clean_environment", "naps"]
+__all__ = ["clean_environment", "deferrals_of_any_length", "naps"]

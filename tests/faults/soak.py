@@ -2,6 +2,12 @@
 A soak: mapped runs while workers, triggerer, scheduler and Dify are killed at random, with PostgreSQL.
 
     python -m tests.faults.soak --runs 200 --seconds 300 --seed 7
+    python -m tests.faults.soak --runs 100 --seconds 180 --seed 7 --upgrades
+
+With ``--upgrades`` nothing is killed but Dify, as its upgrades do: its API is away behind a gateway or altogether, for
+20 s each, and its workers are shut down, which stops their runs. No task fails then, and nothing is to be cleared. Its
+tasks have ``on_orphaned_intent="resubmit"``: an API that goes away between the check of the server and the submission
+leaves the submission in doubt, which no check can rule out.
 
 It ends with status 0 where every task has succeeded, each with one run that succeeded, no run was started while an
 earlier one of its task was alive, and none is left.
@@ -34,13 +40,15 @@ from tests.integration.postgres import Postgres
 
 # Not a gateway's 502: it leaves the fate of a submission unknown, which no retry sends again and nothing here clears.
 OUTAGES = ("refuse", "500")
+AWAY_SECONDS = 20.0
 RUN_ID = "soak"
 
 
 class Disturber:
     """Does one harm after the other, and says what."""
 
-    def __init__(self, airflow: Airflow, dify: DifyServer, chance: random.Random) -> None:
+    def __init__(self, airflow: Airflow, dify: DifyServer, chance: random.Random, *, upgrades: bool) -> None:
+        self._upgrades = upgrades
         self._airflow = airflow
         self._dify = dify
         self._chance = chance
@@ -48,6 +56,8 @@ class Disturber:
 
     def harm(self) -> None:
         kinds = [self.kill_worker] * 4 + [self.kill_triggerer, self.kill_scheduler, self.outage, self.lose_runs]
+        if self._upgrades:
+            kinds = [self.restart_behind_gateway, self.restart_alone, self.shut_workers_down, self.shut_workers_down]
         kind = self._chance.choice(kinds)
         if kind():
             self.harms[kind.__name__] += 1
@@ -79,17 +89,42 @@ class Disturber:
         self._dify.up()
         return True
 
+    def restart_behind_gateway(self) -> bool:
+        """Let a gateway say 502 while Dify's API restarts."""
+        return self._be_away("502-html")
+
+    def restart_alone(self) -> bool:
+        return self._be_away("refuse")
+
+    def _be_away(self, kind: str) -> bool:
+        self._dify.down(kind)
+        time.sleep(AWAY_SECONDS)
+        self._dify.up()
+        return True
+
+    def shut_workers_down(self) -> bool:
+        """Let Dify's workers end as in an upgrade: what runs is stopped, and what comes while they end."""
+        self._dify.shut_down_workers()
+        time.sleep(self._chance.uniform(0.5, 3))
+        self._dify.start_workers()
+        return True
+
     def lose_runs(self) -> bool:
         """Restart Dify with its workers: what runs then is left ``running`` for ever."""
         self._dify.restart()
         return True
 
 
-def soak(runs: int, seconds: float, seed: int, home: Path) -> list[str]:
+def soak(runs: int, seconds: float, seed: int, home: Path, *, upgrades: bool) -> list[str]:
     """Run the soak and return what is wrong at its end."""
-    print(f"{runs} runs, {seconds:g} s of harm, seed {seed}", flush=True)
+    kind = "upgrades of Dify" if upgrades else "faults"
+    print(f"{runs} runs, {seconds:g} s of {kind}, seed {seed}", flush=True)
     os.environ["SOAK_RUNS"] = str(runs)
-    with DifyServer(connections=40, worker_slots=16) as dify, Postgres() as postgres:
+    if upgrades:
+        # With no less time than by default: no outage is longer than that.
+        os.environ |= {"SOAK_ORPHANS": "resubmit", "SOAK_TIMEOUT": "300"}
+    version = "1.16.1" if upgrades else "1.14.2"
+    with DifyServer(emulate=version, connections=40, worker_slots=16) as dify, Postgres() as postgres:
         connection: dict[str, Any] = {
             "conn_type": "dify",
             "host": dify.base_url,
@@ -105,7 +140,8 @@ def soak(runs: int, seconds: float, seed: int, home: Path) -> list[str]:
             for mode in ("worker", "deferred"):
                 airflow.rest.trigger(f"soak_{mode}", RUN_ID)
             wait_for("the first runs", lambda: dify.runs, LIMIT)
-            disturber, end = Disturber(airflow, dify, random.Random(seed)), time.monotonic() + seconds
+            disturber = Disturber(airflow, dify, random.Random(seed), upgrades=upgrades)
+            end = time.monotonic() + seconds
             while time.monotonic() < end and not has_ended(airflow):
                 disturber.harm()
                 time.sleep(disturber._chance.uniform(2, 10))
@@ -113,7 +149,8 @@ def soak(runs: int, seconds: float, seed: int, home: Path) -> list[str]:
             cleared: list[str] = []
 
             def is_over() -> bool:
-                cleared.extend(clear_doubtful(airflow, dify))
+                if not upgrades:
+                    cleared.extend(clear_doubtful(airflow, dify))
                 return has_ended(airflow)
 
             with suppress(AssertionError):
@@ -122,6 +159,8 @@ def soak(runs: int, seconds: float, seed: int, home: Path) -> list[str]:
             wrong = [f"{dag} {index} is {state}" for index, state, dag in states if state != "success"]
             wrong += [last_log(home, dag, index) for index, state, dag in states if state != "success"]
             tries = sum(number for (number,) in airflow.rows("SELECT try_number FROM task_instance"))
+            if upgrades:
+                print("\n".join(failures(home)) or "no try has failed", flush=True)
             if len(states) != runs:
                 wrong.append(f"{len(states)} task instances instead of {runs}")
         wrong += faults_of(dify, runs)
@@ -160,6 +199,17 @@ def last_log(home: Path, dag_id: str, map_index: int) -> str:
     return logs[-1].read_text(errors="replace")[-2000:] if logs else "no log"
 
 
+def failures(home: Path) -> list[str]:
+    """Return what ended each try that failed, in a line each."""
+    found = []
+    for log in sorted(home.glob("logs/dag_id=soak_*/*/*/*/*.log")):
+        errors = [line for line in log.read_text(errors="replace").splitlines() if "exc_value" in line]
+        if errors:
+            value = errors[-1].partition('"exc_value":')[2][:400]
+            found.append(f"  {log.parent.parent.parent.parent.name} {log.parent.name} {log.stem}: {value}")
+    return found
+
+
 def has_ended(airflow: Airflow) -> bool:
     ended = airflow.rows("SELECT 1 FROM dag_run WHERE run_id = ? AND state IN ('success', 'failed')", RUN_ID)
     return len(ended) == 2
@@ -192,11 +242,12 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=200, help="mapped tasks, half of them deferrable (%(default)s)")
     parser.add_argument("--seconds", type=float, default=300, help="how long harm is done (%(default)g)")
     parser.add_argument("--seed", type=int, default=None, help="of the harm; printed (random)")
+    parser.add_argument("--upgrades", action="store_true", help="upgrade Dify, and kill nothing of Airflow's")
     options = parser.parse_args()
     seed = random.randrange(10**6) if options.seed is None else options.seed
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="dify-provider-soak-") as home:
-        wrong = soak(options.runs, options.seconds, seed, Path(home))
+        wrong = soak(options.runs, options.seconds, seed, Path(home), upgrades=options.upgrades)
         if wrong:
             for log in sorted(Path(home).glob("*.log")):
                 print(log.read_text(errors="replace")[-3000:])

@@ -25,7 +25,11 @@ FAULTS: dict[str, dict[str, Any]] = {
     "nothing is told": {"kind": "lose_events", "events": ("*",)},
     "rate limit": {"kind": "status", "status": 429, "headers": {"Retry-After": "0"}},
 }
-DEATHS = {"before the POST": "_begin", "between POST and id": "_announce", "between id and wait": "_await"}
+DEATHS = {
+    "before the POST": ("_begin",),
+    "between POST and id": ("_announce",),
+    "between id and wait": ("_await", "_reported"),
+}
 
 
 class Killed(BaseException):
@@ -62,7 +66,8 @@ def test_each_life_has_one_run(lives: list[list[tuple[str, str]]], last: str, st
             for fault, death in life:
                 inject(server, fault)
                 with pytest.MonkeyPatch.context() as deadly:
-                    deadly.setattr(f"{EXECUTION}.{DEATHS[death]}", die)
+                    for step in DEATHS[death]:
+                        deadly.setattr(f"{EXECUTION}.{step}", die)
                     with pytest.raises(Killed):
                         start()
                 start, begun = task.retry, True

@@ -13,7 +13,7 @@ from airflow_provider_dify.testing.runs import RunRecord
 from airflow_provider_dify.testing.server import DifyServer
 from tests.integration.airflow_processes import Airflow, processes_of, wait_for
 
-pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("processes"), pytest.mark.timeout(900)]
 
 DAGS = Path(__file__).parent / "dags"
 ENDED = ("success", "failed")

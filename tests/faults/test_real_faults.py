@@ -61,6 +61,12 @@ class Stage:
         rows = self.airflow.rows("SELECT state FROM task_instance WHERE run_id = ? AND task_id = 'run'", run_id)
         return rows[0][0] if rows else None
 
+    def clear_by_command(self, dag_id: str, run_id: str) -> None:
+        """Clear the task as ``airflow tasks clear`` does, which takes dates and no run id."""
+        ((moment,),) = self.airflow.rows("SELECT execution_date FROM dag_run WHERE run_id = ?", run_id)
+        dates = ("--start-date", moment.isoformat(), "--end-date", moment.isoformat())
+        self.airflow.command("tasks", "clear", "--yes", "--task-regex", "^run$", *dates, dag_id)
+
     def tries(self, run_id: str) -> int:
         rows = self.airflow.rows("SELECT try_number FROM task_instance WHERE run_id = ?", run_id)
         return int(rows[0][0])
@@ -118,14 +124,11 @@ def cleared_while_running(stage: Stage, mode: str) -> None:
     run_id = f"cleared-running-{mode}"
     stage.start(f"run_{mode}", run_id, seconds=60)
     stage.wait_until_waited_for(run_id)
-    stage.airflow.rest.clear(f"run_{mode}", run_id, "run")
     if mode == "worker" and is_airflow_2():
-        # Airflow 2 writes this clear into the row of the task's job alone. The job's heartbeat ends the process for
-        # it, or writes over it, and its scheduler may take the task for dead, whose retry then takes the run up.
-        assert stage.wait_until_ended(run_id) == "success"
-        *before, last = [run.status for run in stage.runs(run_id)]
-        assert (set(before) <= {"stopped"}, last) == (True, "succeeded")
-        return
+        # Not by its REST API, whose clear never reaches the row of a running task: docs/troubleshooting.md.
+        stage.clear_by_command(f"run_{mode}", run_id)
+    else:
+        stage.airflow.rest.clear(f"run_{mode}", run_id, "run")
     stage.wait_until_stopped(run_id)
     wait_for("a second run", lambda: len(stage.runs(run_id)) == 2, LIMIT)
     assert stage.wait_until_ended(run_id) == "success"

@@ -18,7 +18,7 @@ from airflow_provider_dify.testing.server import DifyServer
 from airflow_provider_dify.testing.workflows import Input, Step, Workflow
 from airflow_provider_dify.triggers import workflow as triggers
 from tests.faults.test_bursts_and_outages import run_in_thread
-from tests.faults.tries import Killed, Task, connect, die, modes, requests_to, stops, stores
+from tests.faults.tries import Killed, Task, connect, death, modes, requests_to, stops, stores
 
 INPUTS = {"text": "hello"}
 LONG = Workflow("long", inputs=[Input("text")], duration=60.0)
@@ -57,10 +57,8 @@ def looks_after(server: DifyServer, moment: float) -> list[float]:
 def check_retry(task: Task, server: DifyServer, *, takes_up: bool) -> None:
     """Let the retry go as far as its run's id."""
     runs = len(server.runs)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("airflow_provider_dify.operators.execution.Execution._await", die)
-        with pytest.raises(Killed):
-            task.retry()
+    with death("between id and wait"):
+        task.retry()
     assert len(server.runs) == (runs if takes_up else runs + 1)
     assert task.ti.xcoms["workflow_run_id"] == server.runs[-1].id
 

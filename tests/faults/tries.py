@@ -18,7 +18,11 @@ from airflow_provider_dify.testing.server import DifyServer
 modes = pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "deferred"])
 stores = pytest.mark.parametrize("store", [True, False], ids=["state store", "markers only"])
 
-DEATHS = {"before the POST": "_begin", "between POST and id": "_announce", "between id and wait": "_await"}
+DEATHS = {
+    "before the POST": ("_begin",),
+    "between POST and id": ("_announce",),
+    "between id and wait": ("_await", "_reported"),
+}
 """Where a worker may die, and what it would have done next."""
 
 
@@ -34,7 +38,8 @@ def die(*_: object, **__: object) -> None:
 def death(moment: str) -> Iterator[None]:
     """Let the worker die at one of ``DEATHS``."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(f"airflow_provider_dify.operators.execution.Execution.{DEATHS[moment]}", die)
+        for step in DEATHS[moment]:
+            patch.setattr(f"airflow_provider_dify.operators.execution.Execution.{step}", die)
         with pytest.raises(Killed):
             yield
 
@@ -89,6 +94,7 @@ class Task:
             "task_id": "task",
             "retries": 2,
             "deferrable": deferrable,
+            "defer_after": 0,
             "poll_interval": 0.05,
             "max_poll_interval": 0.2,
             "submit_timeout": 0.5,

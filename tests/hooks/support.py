@@ -42,6 +42,12 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.fixture(autouse=True)
+def deferrals_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let tasks of a few seconds defer, which is what waits in the triggerer: no scheduler is there to be overtaken."""
+    monkeypatch.setattr("airflow_provider_dify.api.deferring.MIN_DEFERRED_SECONDS", 0.0)
+
+
 class Face:
     """One of the hook's two faces, called the same way: ``face("get_workflow_run", id)``."""
 

@@ -185,7 +185,7 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"user": ""}, "user must be a non-empty string"),
     ({"user": "x" * 256}, "user must have at most 255 characters and has 256"),
     ({"response_mode": "async"}, "response_mode must be one of streaming, blocking and is 'async'"),
-    ({"files": "x"}, "files is a string of 1 characters"),
+    ({"files": "x"}, "files must be a list and is one path: put it into a list"),
     ({"query": "x"}, "query is only part of the workflow-runs contract"),
     ({"workflow_id": "x"}, "workflow_id must be a UUID"),
     ({"submit_timeout": 0}, "submit_timeout must be more than 0 seconds"),

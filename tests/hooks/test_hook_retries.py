@@ -95,6 +95,19 @@ def test_a_server_may_ask_for_a_longer_wait(dify: Start, face: Face, naps: list[
     assert naps[2] >= 4
 
 
+@pytest.mark.parametrize("asked", ["11", "3600", "86400"])
+def test_a_pause_that_no_call_may_last_is_left_to_who_has_a_deadline(
+    dify: Start, face: Face, naps: list[float], asked: str
+) -> None:
+    server = dify()
+    server.inject(Fault("any", "status", status=503, headers={"Retry-After": asked}, times=None))
+    error = fails(ex.DifyServerError, face, "find_workflow_runs")
+    assert isinstance(error, ex.DifyServerError)
+    assert error.retry_after == min(float(asked), 3600.0)
+    assert naps == []
+    assert len(server.requests) == 1
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 413, 422, 429])
 def test_what_was_refused_is_not_repeated(dify: Start, face: Face, naps: list[float], status: int) -> None:
     server = dify()

@@ -98,7 +98,7 @@ def test_a_wrong_key(dify: Start, connect: Connect, contract: str) -> None:
     assert told() == (
         False,
         f"The API key is refused. {PROBES[contract]}: HTTP 401 unauthorized: Access token is invalid. "
-        "Put the app's API key (app-…) into the connection's password.",
+        "Put the app's API key (app-…; in Dify: the app, API Access) into the connection's password.",
     )
 
 
@@ -126,7 +126,7 @@ def test_an_app_of_another_type(dify: Start) -> None:
     assert told() == (
         False,
         "The key is of the app 'talk', which is of the type advanced-chat: only apps of the type workflow can be run. "
-        "Use the API key of a workflow app.",
+        "Use the API key of an app of the type workflow (in Dify: the app, API Access).",
     )
 
 
@@ -135,9 +135,9 @@ def test_an_app_that_is_not_published(dify: Start, version: str) -> None:
     dify("new", workflows=[Workflow("new", published=False)], emulate=version)
     assert told() == (
         False,
-        "The app 'new' has not been published: publish it in Dify. Reading the app's input form: HTTP 400 "
-        "app_unavailable: App unavailable, please check your app configurations. The key must be of an app of the type "
-        "workflow that has been published.",
+        "The app 'new' has not been published. Reading the app's input form: HTTP 400 "
+        "app_unavailable: App unavailable, please check your app configurations. The app has never been published: "
+        "open its workflow in Dify and press Publish.",
     )
 
 
@@ -203,7 +203,8 @@ def test_a_certificate_that_is_not_trusted(authority: Authority, serve: Serve, c
     assert told() == (
         False,
         f"The certificate of {server.url}/v1 is not trusted (unable to get local issuer certificate). Put the path of "
-        "the CA bundle that signs it into the field Verify TLS, or use the name that the certificate is for.",
+        "the CA bundle that signs it into the connection's field Verify TLS (verify), or use the name that the "
+        "certificate is for.",
     )
 
 
@@ -220,12 +221,10 @@ def test_a_certificate_for_another_name(authority: Authority, serve: Serve, conn
 def test_plain_http_where_tls_is_expected(dify: Start, connect: Connect) -> None:
     server = dify()
     connect(server.base_url.replace("http:", "https:"))
-    ok, message = told()
-    assert not ok
-    assert message.startswith(f"No TLS connection with https://127.0.0.1:{server.port}/v1 (")
-    assert message.endswith(
-        "). If the server speaks plain http, let the base URL begin with http://; if it asks for a client certificate, "
-        "name one."
+    assert told() == (
+        False,
+        f"No TLS connection with https://127.0.0.1:{server.port}/v1: the server does not speak TLS. If it speaks plain "
+        "http, let the base URL begin with http://; a host without a scheme counts as https.",
     )
 
 
@@ -283,7 +282,7 @@ def test_a_server_that_echoes_the_key(dify: Start, connect: Connect) -> None:
     assert told() == (
         False,
         "The API key is refused. Reading the app's information: HTTP 401 unauthorized: bad *** with ***. "
-        "Put the app's API key (app-…) into the connection's password.",
+        "Put the app's API key (app-…; in Dify: the app, API Access) into the connection's password.",
     )
 
 

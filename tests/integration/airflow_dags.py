@@ -102,6 +102,15 @@ def outcome_of(dag_id: str, run_id: str) -> Outcome:
     return outcome
 
 
+def latest_outcome_of(dag_id: str) -> Outcome:
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        (run_id,) = session.query(DagRun.run_id).filter_by(dag_id=dag_id).order_by(DagRun.id.desc()).first()
+    return outcome_of(dag_id, run_id)
+
+
 def decoded(value: Any) -> Any:
     """Return an XCom's value: most are stored as JSON text, but Airflow 3 stores some of its own as they are."""
     try:
@@ -125,5 +134,7 @@ def set_deferrable(dag: Any, deferrable: bool) -> None:
         partial = getattr(each, "partial_kwargs", None)
         if partial is not None and "deferrable" in partial:
             partial["deferrable"] = deferrable
+            partial["defer_after"] = 0
         elif hasattr(each, "deferrable"):
             each.deferrable = deferrable
+            each.defer_after = 0

@@ -1,5 +1,5 @@
 """Fixtures of the tests that run DAGs."""
 
-from tests.hooks.support import clean_environment, connect, dify, naps
+from tests.hooks.support import clean_environment, connect, deferrals_of_any_length, dify, naps
 
-__all__ = ["clean_environment", "connect", "dify", "naps"]
+__all__ = ["clean_environment", "connect", "deferrals_of_any_length", "dify", "naps"]

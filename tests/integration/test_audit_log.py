@@ -13,7 +13,10 @@ from airflow_provider_dify.operators.ledger import STORE_KEY, SubmissionLedger, 
 from tests.hooks.support import Start
 from tests.integration.airflow_dags import example, initialize_database, is_airflow_2, run
 
-pytestmark = pytest.mark.skipif(not is_airflow_2(), reason="Airflow 3 gives no task access to its audit log")
+pytestmark = [
+    pytest.mark.xdist_group("dags"),
+    pytest.mark.skipif(not is_airflow_2(), reason="Airflow 3 gives no task access to its audit log"),
+]
 
 
 @pytest.fixture

@@ -48,6 +48,12 @@ def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("dag_id", DAG_IDS)
+def test_an_example_retries(dag_id: str) -> None:
+    """A worker that dies, or a scheduler that fails a task for its own reasons, is no reason to fail a pipeline."""
+    assert all(each.retries == 2 for each in example(dag_id).tasks)
+
+
 def check(dag_id: str, server: DifyServer, *, deferrable: bool | None = None) -> None:
     dag = example(dag_id)
     if deferrable is not None:
@@ -68,18 +74,21 @@ def check(dag_id: str, server: DifyServer, *, deferrable: bool | None = None) ->
     assert server.active_runs() == []
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("deferrable", [True, False], ids=["deferred", "on the worker"])
 @pytest.mark.parametrize("dag_id", DAG_IDS)
 def test_an_example_works(dify: Start, dag_id: str, deferrable: bool) -> None:
     check(dag_id, dify(APPS.get(dag_id, "summarize")), deferrable=deferrable)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("version", ["1.9.1", "1.11.2"])
 @pytest.mark.parametrize("dag_id", DAG_IDS)
 def test_an_example_works_with_older_servers(dify: Start, dag_id: str, version: str) -> None:
     check(dag_id, dify(APPS.get(dag_id, "summarize"), emulate=version))
 
 
+@pytest.mark.xdist_group("dags")
 def test_the_quickstart_takes_the_inputs_of_the_dag_run(dify: Start) -> None:
     server = dify("echo")
     outcome = run(example("dify_quickstart"), {"inputs": {"text": 'quotes " and { braces } %'}})
@@ -88,12 +97,14 @@ def test_the_quickstart_takes_the_inputs_of_the_dag_run(dify: Start) -> None:
     assert outcome.xcom("summarize", "task_id") == server.runs[0].task_id
 
 
+@pytest.mark.xdist_group("dags")
 def test_documents_become_lines_of_json(dify: Start, store: Path) -> None:
     check("dify_documents", dify("summarize"))
     rows = [json.loads(line) for line in (store / "summaries.jsonl").read_text(encoding="utf-8").splitlines()]
     assert rows == [{"summary": f"Document {number} says something.", "word_count": 8} for number in (1, 2, 3)]
 
 
+@pytest.mark.xdist_group("dags")
 def test_a_file_goes_in_and_another_comes_out(dify: Start, store: Path) -> None:
     server = dify("review")
     check("dify_files", server)

@@ -14,6 +14,9 @@ from airflow_provider_dify.testing.workflows import Input, OutputFile, Workflow
 from tests.hooks.support import Start
 from tests.integration.airflow_dags import run
 
+# One process: the database that a DAG needs takes each of them seconds to set up.
+pytestmark = pytest.mark.xdist_group("dags")
+
 WORKFLOW = Workflow(
     "files",
     inputs=[Input("doc", type="file"), Input("docs", type="file-list", max_length=4, required=False)],

@@ -15,6 +15,7 @@ DAG_ID = "dify_quickstart"
 ENDED = ("success", "failed")
 
 
+@pytest.mark.processes
 @pytest.mark.timeout(600)
 def test_a_deferred_run_succeeds_and_leaks_no_secret(tmp_path: Path) -> None:
     token = "gateway-t0ken-that-nobody-may-see"

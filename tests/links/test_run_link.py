@@ -19,6 +19,9 @@ from airflow_provider_dify.testing.server import DifyServer
 from tests.faults.tries import Task, TaskInstance
 from tests.integration import airflow_dags
 
+# One process: the database that a DAG needs takes each of them seconds to set up.
+pytestmark = pytest.mark.xdist_group("links")
+
 KEY = "dify_run_url"
 Connect = Callable[..., None]
 APP = "39291739-8d00-4db6-9134-5072ec569333"
@@ -176,7 +179,7 @@ def test_the_link_while_the_sensor_is_deferred(monkeypatch: pytest.MonkeyPatch) 
 
         run_id = DifyHook().create_workflow_run({"seconds": 500}, user="me").workflow_run_id
         ti = TaskInstance()
-        sensor = DifyWorkflowRunSensor(task_id="it", workflow_run_id=run_id, deferrable=True)
+        sensor = DifyWorkflowRunSensor(task_id="it", workflow_run_id=run_id, deferrable=True, defer_after=0)
         context: Any = {"ti": ti}
         with pytest.raises(TaskDeferred):
             sensor.execute(context)
@@ -191,7 +194,7 @@ def test_a_server_that_does_not_tell_the_app_at_first(monkeypatch: pytest.Monkey
         run_id = DifyHook().create_workflow_run({"seconds": 100}, user="me").workflow_run_id
         server.inject(Fault("get_run", "status", status=502))
         ti = TaskInstance()
-        sensor = DifyWorkflowRunSensor(task_id="it", workflow_run_id=run_id, deferrable=True)
+        sensor = DifyWorkflowRunSensor(task_id="it", workflow_run_id=run_id, deferrable=True, defer_after=0)
         context: Any = {"ti": ti}
         with pytest.raises(TaskDeferred) as deferred:
             sensor.execute(context)

@@ -18,7 +18,7 @@ from airflow_provider_dify.hooks.slots import STREAMS_PER_SERVER, StreamSlot
 from airflow_provider_dify.sensors.workflow import DifyWorkflowRunSensor
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
-from airflow_provider_dify.testing.workflows import Input, Step, Workflow
+from airflow_provider_dify.testing.workflows import HumanInput, Input, Step, Workflow
 from tests.faults.test_bursts_and_outages import run_in_thread
 from tests.faults.tries import Task, TaskInstance, connect
 
@@ -121,6 +121,57 @@ def test_nothing_is_followed_unless_asked(
     Task(store=False, deferrable=deferrable).run()
     assert lines.steps() == []
     assert events_requests(server) == []
+
+
+ASKING = Workflow(
+    "asks",
+    steps=[
+        Step("prepare", type="code"),
+        Step("ask", human_input=HumanInput("Go on?", actions={"yes": "Yes"})),
+        Step("work", type="code", seconds=5),
+        Step("close", type="code"),
+    ],
+)
+ALL_STEPS = ["start", "prepare", "ask", "work", "close", "end"]
+
+
+def answer_when(is_time: Callable[[], bool], server: DifyServer) -> None:
+    """Answer for a human, as soon as it is time."""
+    hook = DifyHook()
+    while not is_time():
+        time.sleep(0.02)
+    run = hook.get_workflow_run(server.runs[0].id)
+    hook.submit_human_input(hook.get_form_tokens(run)[0], action="yes")
+    hook.close()
+
+
+@pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "deferred"])
+@pytest.mark.parametrize("cut", [None, True, False], ids=["whole", "ends at the pause", "cut at the pause"])
+def test_a_run_is_followed_over_a_pause(
+    monkeypatch: pytest.MonkeyPatch, lines: Log, deferrable: bool, cut: bool | None
+) -> None:
+    with DifyServer([ASKING], time_scale=0.01) as server:
+        connect(monkeypatch, server, "asks")
+        if cut is not None:
+            # The eighth is the event of the pause, or the one before it where the past is replayed.
+            server.inject(Fault("events", "cut", after_events=8, clean=cut))
+        streams = 1 if cut is None else 2
+        paused = "asks a human: Go on?"
+
+        def is_time() -> bool:
+            asked = any(paused in line for line in lines.lines)
+            followed = [r for r in events_requests(server) if r.query.get("continue_on_pause") == "true"]
+            return asked and len(followed) == streams
+
+        human = threading.Thread(target=answer_when, args=(is_time, server))
+        human.start()
+        # The next poll after the pause comes when all is over: only a stream that was kept can tell the steps.
+        Task(store=False, deferrable=deferrable, follow_events=True, poll_interval=0.5, max_poll_interval=0.5).run()
+        human.join()
+        table = lines.lines[lines.lines.index(f"Steps of Dify run {server.runs[0].id}:") :]
+        assert [line.split()[1] for line in table[2:]] == ALL_STEPS
+        assert {line.split()[3] for line in table[2:]} == {"succeeded"}
+        assert not any("not followed" in line for line in lines.lines)
 
 
 FAULTS: dict[str, tuple[Fault, str]] = {

@@ -11,7 +11,13 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_dify.exceptions import DifyError, DifyFileError, DifyFileRefusedError, DifyInvalidInputError
+from airflow_provider_dify.exceptions import (
+    DifyError,
+    DifyFileError,
+    DifyFileRefusedError,
+    DifyInvalidInputError,
+    DifyOutputsError,
+)
 from airflow_provider_dify.hooks import forms
 from airflow_provider_dify.hooks.dify import DifyHook
 from airflow_provider_dify.operators.outputs import load_outputs
@@ -84,7 +90,7 @@ def test_every_file_is_saved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ve
         outputs = task(
             monkeypatch,
             server,
-            inputs={"doc": str(tmp_path / "in.txt")},
+            inputs={"doc": {"path": str(tmp_path / "in.txt")}},
             output_files_to=str(tmp_path / "out"),
             deferrable=deferrable,
         ).run()
@@ -122,7 +128,6 @@ HOSTILE = [
     "/etc/passwd",
     "..",
     "",
-    "a\0b",
     "x" * 10_000,
     "C:\\win.ini",
     "~/.bashrc",
@@ -146,6 +151,14 @@ def test_hostile_names_write_nowhere_else(monkeypatch: pytest.MonkeyPatch, tmp_p
         found = everything_in(tmp_path)
         assert len(found) == len(files)
         assert all(each.startswith(inside) and "/" not in each.removeprefix(inside) for each in found)
+
+
+def test_a_name_that_xcom_cannot_carry_is_saved_all_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with DifyServer([workflow(OutputFile("a\0b", b"content"))], time_scale=0.01) as server:
+        folders = {"output_files_to": str(tmp_path / "files"), "outputs_to": str(tmp_path / "outputs")}
+        (file,) = load_outputs(task(monkeypatch, server, **folders).run())["files"]
+        assert file["filename"] == "a\0b"
+        assert content_of(file["saved_to"]) == b"content"
 
 
 def foreign(url: str) -> OutputFile:
@@ -439,3 +452,59 @@ def test_a_wrong_parameter_is_refused_while_the_dag_is_parsed(parameters: dict[s
         DifyRunWorkflowOperator(task_id="a", **parameters)
     with pytest.raises(DifyInvalidInputError, match=text):
         DifyWorkflowRunSensor(task_id="a", workflow_run_id="x", **parameters)
+
+
+# --- What XCom cannot carry
+
+UNFIT = {
+    "NaN": {"x": float("nan")},
+    "infinity": {"x": [float("-inf")]},
+    "U+0000": {"x": "a\0b"},
+    "a lone surrogate": {"x": "\ud800"},
+    "a reserved key": {"x": {"__classname__": "a"}},
+    "a huge number": {"x": 10**40},
+}
+unfit = pytest.mark.parametrize("outputs", UNFIT.values(), ids=UNFIT)
+
+
+@modes
+@stores
+@unfit
+def test_what_xcom_cannot_carry_fails_the_task_with_run_and_place(
+    monkeypatch: pytest.MonkeyPatch, outputs: dict[str, Any], deferrable: bool, store: bool
+) -> None:
+    with DifyServer([Workflow("odd", outputs=outputs, duration=0.1)], time_scale=0.01) as server:
+        given = task(monkeypatch, server, "odd", deferrable=deferrable, store=store)
+        with pytest.raises(DifyOutputsError, match=r"outputs\['x'\].*outputs_to") as caught:
+            given.run()
+        assert server.runs[0].id in str(caught.value)
+        # A retry that somebody starts all the same takes the outputs of this run again.
+        with pytest.raises(DifyOutputsError):
+            given.retry()
+        assert len(submissions(server)) == 1
+
+
+@modes
+@unfit
+def test_what_xcom_cannot_carry_is_saved_whole(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outputs: dict[str, Any], deferrable: bool
+) -> None:
+    with DifyServer([Workflow("odd", outputs=outputs, duration=0.1)], time_scale=0.01) as server:
+        returned = task(monkeypatch, server, "odd", deferrable=deferrable, outputs_to=str(tmp_path)).run()
+        assert returned["workflow_run_id"] == server.runs[0].id
+    assert repr(load_outputs(returned)) == repr(outputs)
+
+
+@unfit
+def test_a_sensor_saves_what_xcom_cannot_carry(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outputs: dict[str, Any]
+) -> None:
+    with DifyServer([Workflow("odd", outputs=outputs, duration=0.1)], time_scale=0.01) as server:
+        connect(monkeypatch, server, "odd")
+        run_id = DifyHook().create_workflow_run({}, user="me").workflow_run_id
+        common: dict[str, Any] = {"task_id": "it", "workflow_run_id": run_id, "poke_interval": 0.1}
+        context: Any = {"ti": Task(store=False, deferrable=False).ti}
+        with pytest.raises(DifyOutputsError, match=run_id):
+            DifyWorkflowRunSensor(**common).execute(context)
+        returned = DifyWorkflowRunSensor(**common, outputs_to=str(tmp_path)).execute(context)
+    assert repr(load_outputs(returned)) == repr(outputs)

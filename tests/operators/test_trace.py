@@ -138,6 +138,7 @@ def test_the_header_of_a_connection_gives_way(dify: Start, connect: Connect) -> 
     assert set(sent.values()) == {CARRIED}
 
 
+@pytest.mark.xdist_group("dags")
 def test_a_task_in_a_dag_tells_its_span(dify: Start) -> None:
     server = dify("summarize")
     with span():

@@ -14,7 +14,7 @@ from airflow_provider_dify.hooks import forms
 from airflow_provider_dify.hooks.dify import DifyHook
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
-from airflow_provider_dify.testing.workflows import Input, Workflow
+from airflow_provider_dify.testing.workflows import Input, OutputFile, Workflow
 from tests.faults.tries import Killed, Task, connect, death, modes, requests_to, submissions
 from tests.hooks.support import VERSIONS
 from tests.operators.storing import attached
@@ -76,8 +76,12 @@ def test_files_from_everywhere(monkeypatch: pytest.MonkeyPatch, document: Path, 
     with DifyServer([WORKFLOW], emulate=version, time_scale=0.01) as server:
         inputs = {
             "text": "/no/file",
-            "doc": document.as_uri(),
-            "docs": [document, f"{folder}/table.csv", {"path": str(document), "name": "b.html", "mime_type": "text/x"}],
+            "doc": {"path": document.as_uri()},
+            "docs": [
+                document,
+                {"path": f"{folder}/table.csv"},
+                {"path": str(document), "name": "b.html", "mime_type": "text/x"},
+            ],
         }
         files = [str(document), ObjectStoragePath(f"{folder}/table.csv"), "https://files.example/a.png"]
         outputs = task(monkeypatch, server, inputs=inputs, files=files, deferrable=deferrable).run()
@@ -95,7 +99,7 @@ def test_files_from_everywhere(monkeypatch: pytest.MonkeyPatch, document: Path, 
 
 
 def test_a_template_may_name_files(monkeypatch: pytest.MonkeyPatch, server: DifyServer, document: Path) -> None:
-    outputs = task(monkeypatch, server, inputs=f'{{"doc": "{document}"}}', files=f'["{document}"]').run()
+    outputs = task(monkeypatch, server, inputs=f'{{"doc": {{"path": "{document}"}}}}', files=f'["{document}"]').run()
     assert named([outputs["doc"], *outputs["files"]]) == [("report.md", "document", "text/markdown", 8)] * 2
 
 
@@ -283,7 +287,7 @@ def test_a_worker_that_dies_between_upload_and_run_leaves_no_second_run(
 def test_a_retry_that_takes_a_run_up_uploads_nothing(
     monkeypatch: pytest.MonkeyPatch, server: DifyServer, document: Path, deferrable: bool, moment: str
 ) -> None:
-    given = task(monkeypatch, server, inputs={"doc": str(document)}, deferrable=deferrable)
+    given = task(monkeypatch, server, inputs={"doc": document}, deferrable=deferrable)
     with death(moment):
         given.run()
     document.unlink()
@@ -297,9 +301,7 @@ def test_waiting_for_a_turn_uploads_nothing_again(
     monkeypatch: pytest.MonkeyPatch, server: DifyServer, document: Path, deferrable: bool
 ) -> None:
     server.inject(Fault("submit", "too_many_requests", status=429, headers={"Retry-After": "0.1"}, times=2))
-    given = task(
-        monkeypatch, server, inputs={"doc": str(document), "text": "t"}, files=[document], deferrable=deferrable
-    )
+    given = task(monkeypatch, server, inputs={"doc": document, "text": "t"}, files=[document], deferrable=deferrable)
     outputs = given.run()
     assert named([outputs["doc"], *outputs["files"]]) == [("report.md", "document", "text/markdown", 8)] * 2
     assert outputs["text"] == "t"
@@ -313,7 +315,10 @@ def test_a_task_that_waits_its_turn_keeps_only_what_was_made_of_its_files(
     from airflow.providers.common.compat.sdk import TaskDeferred
 
     server.inject(Fault("submit", "too_many_requests", status=429, times=2))
-    for inputs, kept in (('{"text": "long"}', set()), (f'{{"text": "long", "doc": "{document}"}}', {"doc"})):
+    for inputs, kept in (
+        ('{"text": "long"}', set()),
+        (f'{{"text": "long", "doc": {{"path": "{document}"}}}}', {"doc"}),
+    ):
         given = task(monkeypatch, server, inputs=inputs, deferrable=True)
         context: Any = {"ti": given.ti}
         with pytest.raises(TaskDeferred) as deferred:
@@ -360,3 +365,57 @@ def test_the_other_contract_has_no_upload(monkeypatch: pytest.MonkeyPatch, docum
         given = task(monkeypatch, server, files=[str(document)], workflow_id=server.app("files").workflow_id)
         refused(given, DifyInvalidInputError, "the workflow-runs contract has no upload")
         assert server.runs == []
+
+
+DRAW = Workflow("draw", outputs={"chart": OutputFile("chart.md", b"# Chart")}, duration=0.1)
+
+
+@modes
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_file_of_one_run_is_a_file_of_the_next(
+    monkeypatch: pytest.MonkeyPatch, version: str, deferrable: bool
+) -> None:
+    with DifyServer([WORKFLOW, DRAW], emulate=version, time_scale=0.01) as server:
+        connect(monkeypatch, server, "draw")
+        chart = Task(store=True, deferrable=False, inputs={}).run()["chart"]
+        given = task(monkeypatch, server, inputs={"doc": chart, "docs": [chart]}, files=[chart], deferrable=deferrable)
+        outputs = given.run()
+        assert (
+            named([outputs["doc"], *outputs["docs"], *outputs["files"]])
+            == [("chart.md", "document", "text/markdown", 7)] * 3
+        )
+        assert uploads(server) == 1
+
+
+def test_a_file_of_one_run_that_has_expired_names_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, server: DifyServer
+) -> None:
+    chart = {
+        "dify_model_identity": "__dify__file__", "type": "document", "transfer_method": "tool_file", "size": 7,
+        "filename": "chart.md", "mime_type": "text/markdown", "url": "/files/tools/gone.md?timestamp=1&sign=x",
+    }  # fmt: skip
+    refused(task(monkeypatch, server, inputs={"doc": chart}), DifyInvalidInputError, "output_files_to")
+    assert not server.runs
+
+
+def test_a_text_that_looks_like_a_path_is_not_uploaded(
+    monkeypatch: pytest.MonkeyPatch, server: DifyServer, document: Path
+) -> None:
+    for text in (str(document), document.as_uri()):
+        refused(task(monkeypatch, server, inputs={"doc": text}), DifyInvalidInputError, "allowed_upload_roots")
+    assert uploads(server) == 0
+    roots = [str(document.parent)]
+    assert task(monkeypatch, server, inputs={"doc": str(document)}, allowed_upload_roots=roots).run()["doc"]
+
+
+def test_values_are_sent_as_what_the_form_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    workflow = Workflow(
+        "values",
+        inputs=[Input("text"), Input("object", type="json_object")],
+        outputs={"text": "{text}", "object": "{object}"},
+        duration=0.1,
+    )
+    with DifyServer([workflow], time_scale=0.01) as server:
+        connect(monkeypatch, server, "values")
+        outputs = Task(store=True, deferrable=False, inputs={"text": 42, "object": '{"a": 1}'}, user=12345).run()
+    assert outputs == {"text": "42", "object": {"a": 1}}

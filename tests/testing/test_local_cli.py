@@ -99,7 +99,7 @@ def test_serves_the_other_contract_and_own_workflows(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--emulate", "2.0"], "emulate must be one of 1.9.1, 1.11.2, 1.14.2, not '2.0'"),
+        (["--emulate", "2.0"], "emulate must be one of 1.9.1, 1.11.2, 1.14.2, 1.16.1, not '2.0'"),
         (["--api-contract", "x"], "api_contract must be one of service-api, workflow-runs, not 'x'"),
         (["--port", "http"], "argument --port: invalid int value: 'http'"),
         (["--host", "0.0.0.0"], "host must be a loopback address"),

@@ -14,7 +14,7 @@ import requests
 
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
-from airflow_provider_dify.testing.versions import VERSIONS
+from airflow_provider_dify.testing.versions import VERSIONS, get_version
 from airflow_provider_dify.testing.workflows import Input, Step, Workflow, builtin_workflows
 from tests.testing.local_client import Client, names, wait_for
 
@@ -128,7 +128,7 @@ class TestBuiltinWorkflows:
                 file = {"type": "document", "transfer_method": "remote_url", "url": "https://files.example/a.txt"}
                 inputs = {item.name: file if item.type == "file" else "1" for item in workflow.inputs}
                 answer = Client(server, workflow.name).run(**inputs)
-                asks = workflow.name == "human_input" and emulate != "1.14.2"
+                asks = workflow.name == "human_input" and not get_version(emulate).human_input
                 assert answer.status_code == (400 if asks else 200), answer.text
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
+import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +20,7 @@ from airflow_provider_dify.testing.server import DifyServer
 from airflow_provider_dify.triggers import workflow
 from airflow_provider_dify.triggers.workflow import DifyFindRunTrigger, DifyWorkflowRunTrigger
 from tests.faults.tries import connect
+from tests.hooks.support import RUN, RawRequest, RawServer, http, sse_head
 
 BY_A_PERSON = "__airflow_user_action__"
 
@@ -56,15 +61,19 @@ def test_a_cancel_keeps_its_message_while_the_connection_is_read(
         time.sleep(0.5)
         return read(hook)
 
-    async def cancelled() -> tuple[Any, ...]:
-        task = asyncio.ensure_future(fire(trigger))
-        await asyncio.to_thread(reading.wait, 30)
-        task.cancel(BY_A_PERSON)
+    async def told() -> tuple[Any, ...]:
+        # Within the task, as Airflow does: Python 3.10 keeps the message from who awaits it.
         try:
-            await task
+            await fire(trigger)
         except asyncio.CancelledError as error:
             return error.args
         raise AssertionError("not cancelled")
+
+    async def cancelled() -> tuple[Any, ...]:
+        task = asyncio.ensure_future(told())
+        await asyncio.to_thread(reading.wait, 30)
+        task.cancel(BY_A_PERSON)
+        return await task
 
     monkeypatch.setattr(DifyHook, "_read_connection", slowly)
     monkeypatch.setattr(workflow, "CALLS_ON_KILL", True)
@@ -133,3 +142,48 @@ def test_the_search_for_a_run_stops_what_it_finds(server: DifyServer, monkeypatc
     found = DifyFindRunTrigger(["marker"], "dify_default", time.time() + 600, time.time(), cancel_on_kill=True)
     cancel_again_and_again(found.on_kill)
     assert [request.path for request in server.requests if request.path.endswith("/workflows/logs")] != []
+
+
+EVENT = (
+    b'data: {"event": "text_chunk", "workflow_run_id": "%s", "task_id": "t", "data": {"text": "x"}}\n\n' % RUN.encode()
+)
+
+
+def flood(request: RawRequest, connection: socket.socket) -> bytes | None:
+    """Answer a look with a run that goes on, and a request for its events with more of them than anybody reads."""
+    if "/events" not in request.line:
+        running = {"id": RUN, "workflow_run_id": RUN, "status": "running", "data": []}
+        return http(200, running, X_Version="1.14.2")
+    connection.sendall(sse_head())
+    while True:
+        connection.sendall(EVENT * 3)
+
+
+def test_a_cancel_at_any_moment_of_a_flood_of_events_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before Python 3.12 ``asyncio.wait_for`` may swallow a cancel that meets what it waits for."""
+    chance = random.Random(1)
+
+    async def cancelled(server: RawServer) -> list[Any]:
+        left: list[Any] = []
+        for _ in range(40):
+            trigger = DifyWorkflowRunTrigger(
+                RUN, "dify_default", time.time() + 600, user="me", follow_events=True, poll_interval=0.01
+            )
+            asked = sum("/events" in request.line for request in server.requests)
+            task = asyncio.ensure_future(fire(trigger))
+            while sum("/events" in request.line for request in server.requests) == asked:
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(chance.uniform(0, 0.05))
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            left += [each for each in asyncio.all_tasks() if each is not asyncio.current_task()]
+        return left
+
+    with RawServer(flood).running() as server:
+        monkeypatch.setenv(
+            "AIRFLOW_CONN_DIFY_DEFAULT", json.dumps({"conn_type": "dify", "host": server.url, "password": "app-k"})
+        )
+        assert asyncio.run(cancelled(server)) == []
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []

@@ -49,8 +49,8 @@ def new_dag(dag_id: str, **parameters: Any) -> DAG:
 for mode, deferrable in (("worker", False), ("deferred", True)):
     for name, dag_parameters, parameters in (
         ("run", {}, {"retries": 1, "retry_delay": timedelta(seconds=1), "pre_execute": prepare_death}),
-        ("timeout", {}, {"timeout": 8}),
-        ("execution_timeout", {}, {"execution_timeout": timedelta(seconds=8)}),
+        ("timeout", {}, {"timeout": 20}),
+        ("execution_timeout", {}, {"execution_timeout": timedelta(seconds=25)}),
         ("dagrun_timeout", {"dagrun_timeout": timedelta(seconds=25)}, {}),
     ):
         with new_dag(f"{name}_{mode}", **dag_parameters):
@@ -81,7 +81,8 @@ for mode, deferrable in (("worker", False), ("deferred", True)):
         DifyRunWorkflowOperator.partial(
             task_id="run",
             deferrable=deferrable,
-            timeout=60,
+            on_orphaned_intent=os.environ.get("SOAK_ORPHANS", "fail"),
+            timeout=int(os.environ.get("SOAK_TIMEOUT", "60")),
             retries=30,
             retry_delay=timedelta(seconds=2),
             retry_exponential_backoff=False,
