@@ -18,6 +18,7 @@ PYTEST := $(BIN)/python -m pytest -q -o cache_dir=.pytest_cache/$(AIRFLOW_VERSIO
 SOAK_RUNS ?= 30
 SOAK_SECONDS ?= 60
 SOAK_SEED ?= 7
+SOAK := $(BIN)/python -m tests.faults.soak --runs $(SOAK_RUNS) --seconds $(SOAK_SECONDS) --seed $(SOAK_SEED)
 # All tests run on the newest and the oldest Airflow; on those between them, the tests whose outcome depends on Airflow.
 MATRIX := 3.0.6 3.1.8 3.2.2
 MATRIX_TESTS := $(wildcard tests/test_*.py) tests/hooks/test_hook_methods.py tests/operators tests/sensors tests/triggers tests/links tests/decorators \
@@ -30,7 +31,7 @@ PORT ?= 0
 export DIFY_BASE_URL DIFY_API_KEY DIFY_INPUTS SCREENSHOTS CHROMIUM
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test processes bench matrix faults soak browser lint format docs wheel constraints clean
+.PHONY: help setup up down demo test processes bench matrix faults soak upgrades browser lint format docs wheel constraints clean
 
 help:
 	@echo "make demo        run a workflow from a DAG, against a local Dify server"
@@ -39,7 +40,8 @@ help:
 	@echo "make test        run the tests but those of the next commands; AIRFLOW_VERSION=2.11.2 chooses another Airflow, PYTEST_ARGS=… a selection"
 	@echo "make processes   run the tests that start Airflow's processes, or DAGs that take long"
 	@echo "make faults      kill Airflow's real processes, with PostgreSQL, whose programs must be installed"
-	@echo "make soak        run many tasks while Airflow's processes or Dify are killed at random, with PostgreSQL"
+	@echo "make soak        run many tasks while Airflow's processes and Dify are killed at random, with PostgreSQL"
+	@echo "make upgrades    run many tasks while Dify is upgraded again and again, with PostgreSQL"
 	@echo "make matrix      run the tests that depend on Airflow on $(MATRIX)"
 	@echo "make bench       measure waiting beside the triggers of other providers; BENCH_ARGS=--help tells more"
 	@echo "make browser     click through Airflow's user interface in Chromium; SCREENSHOTS=docs/images takes the docs' pictures"
@@ -94,8 +96,10 @@ faults: $(READY)
 	@$(PYTEST) -m postgres tests/faults $(PYTEST_ARGS)
 
 soak: $(READY)
-	@$(BIN)/python -m tests.faults.soak --runs $(SOAK_RUNS) --seconds $(SOAK_SECONDS) --seed $(SOAK_SEED)
-	@$(BIN)/python -m tests.faults.soak --runs $(SOAK_RUNS) --seconds $(SOAK_SECONDS) --seed $(SOAK_SEED) --upgrades
+	@$(SOAK)
+
+upgrades: $(READY)
+	@$(SOAK) --upgrades
 
 matrix: $(addprefix matrix-,$(MATRIX))
 

@@ -76,8 +76,8 @@ class Stage:
         if not any(run in self.dify.active_runs() for run in self.runs(run_id)):
             return False
         if self.state(run_id) == "deferred":
-            query = "SELECT 1 FROM task_instance i JOIN trigger t ON t.id = i.trigger_id WHERE i.run_id = ?"
-            return bool(self.airflow.rows(query + " AND t.triggerer_id IS NOT NULL", run_id))
+            # A trigger that has been assigned to a triggerer, and has not begun to run, hears of no cancel.
+            return self.airflow.has_begun_trigger(run_id, self.tries(run_id))
         known = "SELECT 1 FROM xcom WHERE run_id = ? AND key = 'workflow_run_id'"
         return "_worker" in self.dag_of(run_id) and bool(self.airflow.rows(known, run_id))
 
@@ -348,7 +348,7 @@ def test_scenario(results: dict[str, Future[None]], stage: Stage, name: str) -> 
     try:
         results[name].result()
     except AssertionError as error:
-        raise AssertionError(f"{error}\n{stage.airflow.logs()}") from error
+        raise AssertionError(f"{error}\n{stage.airflow.logs(str(error))}") from error
 
 
 def test_nothing_is_left_running(results: dict[str, Future[None]], stage: Stage) -> None:

@@ -219,6 +219,12 @@ class Airflow:
         """Return everything that the processes have written: database, logs, what they printed."""
         return {path: path.read_bytes() for path in self.home.rglob("*") if path.is_file()}
 
-    def logs(self) -> str:
-        texts = [path.read_text(errors="replace")[-4000:] for path in sorted(self.home.glob("*.log"))]
-        return "\n".join(texts)
+    def logs(self, about: str = "") -> str:
+        """Return the last lines of the processes, after those of the tasks of DAG runs that a text names."""
+        runs = [path for path in self.home.glob("logs/dag_id=*/run_id=*") if path.name.partition("=")[2] in about]
+        paths = [path for run in runs for path in sorted(run.rglob("*.log*"))] + sorted(self.home.glob("*.log"))
+        return "\n".join(f"{path.name}:\n{path.read_text(errors='replace')[-4000:]}" for path in paths)
+
+    def has_begun_trigger(self, run_id: str, attempt: int) -> bool:
+        """Tell whether the trigger of a try has begun to run, which is some time after a triggerer was given it."""
+        return any(self.home.glob(f"logs/dag_id=*/run_id={run_id}/**/attempt={attempt}.log.trigger.*"))

@@ -9,7 +9,7 @@ import pytest
 from airflow_provider_dify.api.tracing import read_traceparent
 from airflow_provider_dify.testing.server import DifyServer
 from tests.integration.airflow_dags import decoded, is_airflow_2
-from tests.integration.airflow_processes import Airflow, wait_for
+from tests.integration.airflow_processes import Airflow, processes_of, wait_for
 
 DAG_ID = "dify_quickstart"
 ENDED = ("success", "failed")
@@ -38,6 +38,7 @@ def test_a_deferred_run_succeeds_and_leaks_no_secret(tmp_path: Path) -> None:
             assert airflow.dag_state(DAG_ID) == "success", airflow.logs()
             xcom = dict(airflow.rows("SELECT key, value FROM xcom WHERE task_id = 'summarize'"))
             stored = airflow.stored()
+        wait_for("the end of all that was started", lambda: not processes_of(airflow.sessions))
         assert decoded(xcom["return_value"]) == {"body": "slept 12 s"}
         assert decoded(xcom["workflow_run_id"]) == server.runs[0].id
         assert [run.status for run in server.runs] == ["succeeded"]
