@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 
+from airflow_provider_dify.api.redaction import SHORTEST, Redactor, basic_login, redactor_of
 from airflow_provider_dify.api.settings import check_roots
 from airflow_provider_dify.api.values import shape_of
 from airflow_provider_dify.exceptions import DifyConfigurationError, DifyInvalidInputError
@@ -59,6 +60,10 @@ _ROUTE = re.compile(r"/(?:workflows/run|workflows/logs|info|parameters|chat-mess
 # What gateways put before the API alone.
 _API_PREFIXES = frozenset({"/api", "/api/dify", "/dify-api"})
 _DATASET_KEY = "dataset-"
+_SHORTEST_CREDENTIAL = 8
+_CREDENTIAL_NAME = re.compile(r"auth|token|key|secret|cookie|passw|credential|session|signature", re.IGNORECASE)
+# A word of letters and digits that nobody would write: at least 16 of them, with both kinds in it.
+_CREDENTIAL_VALUE = re.compile(r"(?=\S*[A-Za-z])(?=\S*[0-9])[\w.~+/=-]{16,}")
 # What forms store for a field that was left empty.
 _BLANK = frozenset({"", "None"})
 # Airflow 2.11's Test button sends each extra also under the name of its field in the form.
@@ -102,19 +107,41 @@ class DifyConnection:
 
         A header's value of up to three characters is none: hiding each "1" would only spoil what is said.
         """
-        proxy_password = (urlsplit(self.proxy).password or "") if self.proxy else ""
-        found = {self.api_key, *self.headers.values(), proxy_password, unquote(proxy_password)}
-        return tuple(sorted((text for text in found if len(text) > 3), key=lambda text: (-len(text), text)))
+        found = {self.api_key, *self.headers.values(), *self._proxy_secrets}
+        return tuple(sorted((text for text in found if len(text) >= SHORTEST), key=lambda text: (-len(text), text)))
+
+    @property
+    def data_secrets(self) -> tuple[str, ...]:
+        """Texts that must not even reach what a workflow puts out.
+
+        Of the headers only those that look like a login or a key: ``X-Env: prod`` must not change what is said of
+        products.
+        """
+        headers = (value for name, value in self.headers.items() if _is_credential(name, value))
+        return tuple(sorted({self.api_key, *headers, *self._proxy_secrets}))
+
+    @property
+    def _proxy_secrets(self) -> tuple[str, ...]:
+        parts = urlsplit(self.proxy) if self.proxy else None
+        if parts is None or not parts.password:
+            return ()
+        password = unquote(parts.password)
+        return parts.password, password, basic_login(unquote(parts.username or ""), password)
 
     def redact(self, text: str) -> str:
         """Replace every secret in a text, which a server may have echoed."""
-        for secret in self.secrets:
-            text = text.replace(secret, "***")
-            if "…" in text:
-                # An excerpt may have been cut in the middle of a secret.
+        text = redactor_of(self.secrets).text(text)
+        if "…" in text:
+            # An excerpt may have been cut in the middle of a secret.
+            for secret in self.secrets:
                 for length in range(len(secret) - 1, len("app-"), -1):
                     text = text.replace(secret[:length] + "…", "***…")
         return text
+
+    @property
+    def data_redactor(self) -> Redactor:
+        """What replaces keys and logins in whatever a server has sent."""
+        return redactor_of(self.data_secrets)
 
     def check_app_key(self, conn_id: str) -> None:
         """Refuse a key that cannot be of an app, before anything is sent with it.
@@ -180,6 +207,13 @@ class DifyConnection:
             headers=check.headers(values.get("headers")),
             console_url=check.console_url(values.get("console_url"), base if api_contract == SERVICE_API else None),
         )
+
+
+def _is_credential(name: str, value: str) -> bool:
+    """Tell whether a header looks like a login or a key, by its name or by its value."""
+    if len(value) < _SHORTEST_CREDENTIAL:
+        return False
+    return bool(_CREDENTIAL_NAME.search(name) or _CREDENTIAL_VALUE.fullmatch(value))
 
 
 class _Check:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from dataclasses import asdict
@@ -411,7 +412,8 @@ def test_the_console_belongs_to_the_host() -> None:
 def test_secrets_are_hidden() -> None:
     proxy = "http://me:pr0xy-S3cret@proxy.example.com"
     connection = parse(extra={"headers": {"X-A": SECRET, "X-B": f"{SECRET}-2", "X-C": ""}, "proxy": proxy})
-    assert set(connection.secrets) == {KEY, SECRET, f"{SECRET}-2", "pr0xy-S3cret"}
+    login = base64.b64encode(b"me:pr0xy-S3cret").decode()
+    assert set(connection.secrets) == {KEY, SECRET, f"{SECRET}-2", "pr0xy-S3cret", login}
     # The longest comes first: otherwise its end would stay.
     assert connection.redact(f"{KEY} {SECRET}-2, {SECRET}; {proxy}") == "*** ***, ***; http://me:***@proxy.example.com"
     # An excerpt may end within a secret; what every key begins with is none.

@@ -33,6 +33,7 @@ class Body:
     :param content_type: The body's type.
     :param before_send: Called once the connection stands and before anything of the body leaves; an exception
         prevents the request.
+    :param on_piece: Called whenever a piece of it is about to leave.
     """
 
     def __init__(
@@ -41,10 +42,12 @@ class Body:
         size: int,
         content_type: str,
         before_send: Callable[[], None] | None = None,
+        on_piece: Callable[[], None] | None = None,
     ) -> None:
         self._parts = parts
         self._size = size
         self._before_send = before_send
+        self._on_piece = on_piece
         self.content_type = content_type
         self.begun = False
         self.handed_over = False
@@ -66,24 +69,29 @@ class Body:
         while self._parts:
             chunk = self._parts[0].read(size)
             if chunk:
+                if self._on_piece is not None:
+                    self._on_piece()
                 return chunk
             self._parts.pop(0)
         self.handed_over = True
         return b""
 
 
-def body_of(call: Call, before_send: Callable[[], None] | None = None) -> Body | None:
+def body_of(
+    call: Call, before_send: Callable[[], None] | None = None, on_piece: Callable[[], None] | None = None
+) -> Body | None:
     """Return a fresh body for a call, or None for a call without one.
 
     :param before_send: As in ``Body``.
+    :param on_piece: As in ``Body``; only for the body of an upload, which may take long.
     """
     if call.upload is not None:
-        return _multipart(call.upload, call.fields)
+        return _multipart(call.upload, call.fields, on_piece)
     content = call.body
     return None if content is None else Body([io.BytesIO(content)], len(content), "application/json", before_send)
 
 
-def _multipart(upload: Upload, fields: Mapping[str, str]) -> Body:
+def _multipart(upload: Upload, fields: Mapping[str, str], on_piece: Callable[[], None] | None) -> Body:
     boundary = uuid.uuid4().hex
     head = b"".join(
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
@@ -98,6 +106,7 @@ def _multipart(upload: Upload, fields: Mapping[str, str]) -> Body:
         [io.BytesIO(head), _Measured(upload), io.BytesIO(tail)],
         len(head) + upload.size + len(tail),
         f"multipart/form-data; boundary={boundary}",
+        on_piece=on_piece,
     )
 
 

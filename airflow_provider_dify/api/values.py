@@ -20,7 +20,8 @@ def decode_json(body: bytes | str, what: str) -> Any:
     :raises DifyResponseError: It is not JSON, not UTF-8, nested too deeply, or has an absurd number.
     """
     try:
-        return json.loads(body)
+        # No other encoding, which json.loads would guess: what was searched for secrets is what is read.
+        return json.loads(body.decode("utf-8-sig") if isinstance(body, bytes) else body)
     except (ValueError, RecursionError) as error:
         kind = type(error).__name__
     # Raised outside: the decoder's own error carries the whole text.

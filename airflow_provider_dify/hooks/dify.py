@@ -36,7 +36,7 @@ from airflow_provider_dify.api.human_input import HumanInputForm, HumanInputRequ
 from airflow_provider_dify.api.inputs import check_files, check_inputs, check_query, check_user
 from airflow_provider_dify.api.outages import is_outage
 from airflow_provider_dify.api.pauses import PAUSE_EVENTS_SECONDS, PauseReader
-from airflow_provider_dify.api.polling import Look
+from airflow_provider_dify.api.polling import Deadline, Look
 from airflow_provider_dify.api.runs import (
     AppInfo,
     LoggedRun,
@@ -71,6 +71,7 @@ from airflow_provider_dify.exceptions import (
 from airflow_provider_dify.hooks.downloads import SavedFile, Wanted, download
 from airflow_provider_dify.hooks.following import AsyncFollowing, SyncFollowing
 from airflow_provider_dify.hooks.forms import KnownForm, known_form, remember_form
+from airflow_provider_dify.hooks.limits import ending_by, seconds_for
 from airflow_provider_dify.hooks.masking import mask_secrets
 from airflow_provider_dify.hooks.stores import Source, Writable, reading, storage_path, writing
 from airflow_provider_dify.names import CONN_TYPE, DEFAULT_CONN_NAME, HOOK_NAME, WORKFLOW_RUNS
@@ -430,6 +431,11 @@ class DifyHook(BaseHook):
             return seconds_of(submit_timeout, "submit_timeout")
         return seconds_of(timeout, "timeout")
 
+    @staticmethod
+    def _head_limit(connection: DifyConnection, timeout: float) -> float:
+        """Return the seconds in which a stream must have begun."""
+        return min(connection.connect_timeout + connection.read_timeout, timeout)
+
     def get_workflow_run(self, workflow_run_id: str) -> WorkflowRun:
         """Return a run as its row tells it: the authority on how it ended.
 
@@ -464,12 +470,15 @@ class DifyHook(BaseHook):
         :raises DifyUnsupportedError: The API contract has no stop.
         :raises DifyError: The request failed.
         """
-        self._send(self.api.stop(task_id, check_user(user)), timeout=STOP_TIMEOUT_SECONDS, retry=False)
+        # Also after the deadline of the task, which is often why a run is stopped.
+        with ending_by(None):
+            self._send(self.api.stop(task_id, check_user(user)), timeout=STOP_TIMEOUT_SECONDS, retry=False)
 
     async def astop_workflow_run(self, task_id: str, *, user: str = "airflow") -> None:
         """Ask Dify to stop a run; see ``stop_workflow_run``."""
         operation = (await self.aapi()).stop(task_id, check_user(user))
-        await self._asend(operation, timeout=STOP_TIMEOUT_SECONDS, retry=False)
+        with ending_by(None):
+            await self._asend(operation, timeout=STOP_TIMEOUT_SECONDS, retry=False)
 
     def stream_workflow_run(
         self,
@@ -503,7 +512,7 @@ class DifyHook(BaseHook):
         with (
             self._redacted(self.connection),
             reader.errors(),
-            self._transport.open(operation.call) as exchange,
+            self._transport.open(operation.call, timeout=self._head_limit(self.connection, timeout)) as exchange,
         ):
             if not (exchange.head.ok and exchange.head.is_event_stream):
                 raise no_stream(exchange.read(), operation)
@@ -533,8 +542,9 @@ class DifyHook(BaseHook):
         clock = asyncio.get_running_loop().time
         until = clock() + seconds_of(timeout, "timeout")
         reader = StreamReader(user, operation.call.json)
-        with self._redacted(await self.aconnection()), reader.errors():
-            async with await transport.open(operation.call) as exchange:
+        connection = await self.aconnection()
+        with self._redacted(connection), reader.errors():
+            async with await transport.open(operation.call, timeout=self._head_limit(connection, timeout)) as exchange:
                 if not (exchange.head.ok and exchange.head.is_event_stream):
                     raise no_stream(await exchange.read(), operation)
                 reader.opened(exchange.head)
@@ -791,11 +801,13 @@ class DifyHook(BaseHook):
 
         :param user: The ``user`` of the submission.
         """
-        return _active_in(self._look_up(user, timeout=STOP_TIMEOUT_SECONDS))
+        with ending_by(None):
+            return _active_in(self._look_up(user, timeout=STOP_TIMEOUT_SECONDS))
 
     async def afind_started(self, user: str) -> str | None:
         """Return the id of an active run of a user; see ``find_started``."""
-        return _active_in(await self._alook_up(user, timeout=STOP_TIMEOUT_SECONDS))
+        with ending_by(None):
+            return _active_in(await self._alook_up(user, timeout=STOP_TIMEOUT_SECONDS))
 
     def find_task_id(self, workflow_run_id: str, user: str) -> str | None:
         """Return the task id that a stop needs, for a run that was found by its user; None where nothing tells it.
@@ -811,6 +823,7 @@ class DifyHook(BaseHook):
             operation = self.api.run_events(workflow_run_id, user, snapshot=True)
             until = time.monotonic() + STOP_TIMEOUT_SECONDS
             with (
+                ending_by(None),
                 self._redacted(self.connection),
                 self._transport.open(operation.call, timeout=STOP_TIMEOUT_SECONDS, retry=False) as exchange,
             ):
@@ -829,7 +842,7 @@ class DifyHook(BaseHook):
             operation = (await self.aapi()).run_events(workflow_run_id, user, snapshot=True)
             transport = await self._atransport()
             until = asyncio.get_running_loop().time() + STOP_TIMEOUT_SECONDS
-            with self._redacted(await self.aconnection()):
+            with ending_by(None), self._redacted(await self.aconnection()):
                 exchange = await transport.open(operation.call, timeout=STOP_TIMEOUT_SECONDS, retry=False)
                 async with exchange:
                     operation.check(exchange.head)
@@ -898,9 +911,13 @@ class DifyHook(BaseHook):
         reader = PauseReader()
         try:
             operation = self.api.run_events(run.workflow_run_id, check_user(run.user), snapshot=True)
-            with self._redacted(self.connection), self._transport.open(operation.call) as exchange:
+            until = time.monotonic() + seconds_for(PAUSE_EVENTS_SECONDS)
+            with (
+                self._redacted(self.connection),
+                self._transport.open(operation.call, timeout=PAUSE_EVENTS_SECONDS) as exchange,
+            ):
                 operation.check(exchange.head)
-                for chunk in exchange.chunks(time.monotonic() + PAUSE_EVENTS_SECONDS):
+                for chunk in exchange.chunks(until):
                     if not reader.feed(chunk):
                         break
         except DifyError as error:
@@ -912,9 +929,9 @@ class DifyHook(BaseHook):
         try:
             operation = (await self.aapi()).run_events(run.workflow_run_id, check_user(run.user), snapshot=True)
             transport = await self._atransport()
-            until = asyncio.get_running_loop().time() + PAUSE_EVENTS_SECONDS
+            until = asyncio.get_running_loop().time() + seconds_for(PAUSE_EVENTS_SECONDS)
             with self._redacted(await self.aconnection()):
-                async with await transport.open(operation.call) as exchange:
+                async with await transport.open(operation.call, timeout=PAUSE_EVENTS_SECONDS) as exchange:
                     operation.check(exchange.head)
                     async for chunk in exchange.chunks(until):
                         if not reader.feed(chunk):
@@ -1003,14 +1020,17 @@ class DifyHook(BaseHook):
         """Return the app's input form; see ``get_parameters``."""
         return await self._asend((await self.aapi()).input_form())
 
-    def follow(self, flow: Generator[Request | ReadEvents, Any, T], log: Callable[[str], None]) -> T:
+    def follow(
+        self, flow: Generator[Request | ReadEvents, Any, T], log: Callable[[str], None], deadline: Deadline
+    ) -> T:
         """Do in the worker what a flow asks for, until it returns.
 
         :param flow: One that has not begun, from ``api.waiting``, ``api.following`` or ``api.finding``.
         :param log: Takes a line for the task's log.
+        :param deadline: The flow's deadline, which no request of it outlasts.
         :return: What the flow returns.
         """
-        with SyncFollowing(self) as following:
+        with ending_by(deadline), SyncFollowing(self) as following:
             return self._follow(flow, log, following)
 
     def _follow(
@@ -1038,10 +1058,13 @@ class DifyHook(BaseHook):
             else:
                 log(request.line)
 
-    async def afollow(self, flow: Generator[Request | ReadEvents, Any, T], log: Callable[[str], None]) -> T:
+    async def afollow(
+        self, flow: Generator[Request | ReadEvents, Any, T], log: Callable[[str], None], deadline: Deadline
+    ) -> T:
         """Do in the triggerer what a flow asks for; see ``follow``."""
-        async with AsyncFollowing(self) as following:
-            return await self._afollow(flow, log, following)
+        with ending_by(deadline):
+            async with AsyncFollowing(self) as following:
+                return await self._afollow(flow, log, following)
 
     async def _afollow(
         self, flow: Generator[Request | ReadEvents, Any, T], log: Callable[[str], None], following: AsyncFollowing

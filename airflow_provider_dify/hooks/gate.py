@@ -7,9 +7,10 @@ from collections import deque
 from copy import copy
 
 from airflow_provider_dify.exceptions import DifyError, DifyTransportError
+from airflow_provider_dify.hooks.limits import LAST_SECONDS, caller_left
 
 URGENT_SECONDS = 30.0
-"""How long an urgent request waits for its turn, so that a server that hangs does not hold it up for ever."""
+"""How long an urgent request without a deadline waits for its turn."""
 
 MAX_REST_SECONDS = 5.0
 _NO_REST_SECONDS = 0.01
@@ -21,6 +22,9 @@ class Gate:
     A turn that was given back rests as long as its request took, while others wait: a server that answers slowly is
     asked less often, and at most half of the connections that the limit grants it are busy.
 
+    What has become urgent need not wait for those that a server holds up: as many urgent requests again may be under
+    way beyond the limit.
+
     :param limit: Requests under way at a time.
     """
 
@@ -28,6 +32,7 @@ class Gate:
         self._limit = self._free = limit
         self._queue: deque[asyncio.Future[DifyError | None]] = deque()
         self._urgent: deque[asyncio.Future[DifyError | None]] = deque()
+        self._borrowed = 0
         self._shut_until = 0.0
         self._opening: asyncio.TimerHandle | None = None
 
@@ -38,17 +43,25 @@ class Gate:
         self._admit()
 
     async def enter(self, *, urgent: bool = False) -> None:
-        """Wait for a turn; ``leave`` gives it back.
+        """Wait for a turn; ``leave`` gives it back. Who waits becomes urgent when the caller's deadline passes.
 
         :param urgent: Whether it goes before those that wait, also while the server asks for a rest.
-        :raises DifyError: No turn was taken: others have found that the server does not answer, or an urgent one
-            has waited for ``URGENT_SECONDS``.
+        :raises DifyError: No turn was taken: others have found that the server does not answer, or there is no time
+            left.
         """
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[DifyError | None] = loop.create_future()
         (self._urgent if urgent else self._queue).append(turn)
         self._admit()
-        alarm = loop.call_later(URGENT_SECONDS, _give_up, turn) if urgent and not turn.done() else None
+        alarms, left = [], caller_left()
+        if not turn.done():
+            if left is not None:
+                alarms = [
+                    loop.call_later(max(left, 0.0), self._hurry, turn),
+                    loop.call_later(max(left, 0.0) + LAST_SECONDS, _give_up, turn),
+                ]
+            elif urgent:
+                alarms = [loop.call_later(URGENT_SECONDS, _give_up, turn)]
         try:
             error = await turn
         except asyncio.CancelledError:
@@ -56,7 +69,7 @@ class Gate:
                 self._give_back()
             raise
         finally:
-            if alarm is not None:
+            for alarm in alarms:
                 alarm.cancel()
         if error is not None:
             raise copy(error)
@@ -94,27 +107,41 @@ class Gate:
         if self._opening is not None:
             self._opening.cancel()
 
+    def _hurry(self, turn: asyncio.Future[DifyError | None]) -> None:
+        # In the queue, where it stays, it is passed over when it is done.
+        self._urgent.append(turn)
+        self._admit()
+
     def _give_back(self) -> None:
-        self._free += 1
+        if self._borrowed:
+            self._borrowed -= 1
+        else:
+            self._free += 1
         self._admit()
 
     def _admit(self) -> None:
-        while self._free > 0:
-            queue = self._urgent
-            if not queue and asyncio.get_running_loop().time() >= self._shut_until:
+        while True:
+            if self._urgent and (self._free > 0 or self._borrowed < self._limit):
+                queue = self._urgent
+            elif self._queue and self._free > 0 and asyncio.get_running_loop().time() >= self._shut_until:
                 queue = self._queue
-            if not queue:
+            else:
                 return
             turn = queue.popleft()
-            if not turn.done():
+            if turn.done():
+                continue
+            if self._free > 0:
                 self._free -= 1
-                turn.set_result(None)
+            else:
+                self._borrowed += 1
+            turn.set_result(None)
 
 
 def _give_up(turn: asyncio.Future[DifyError | None]) -> None:
     if not turn.done():
         turn.set_result(
             DifyTransportError(
-                f"The server let no request through for {URGENT_SECONDS:g} s. Nothing was sent.", sent=False
+                "Requests over the same connection have held this one up until it was too late. Nothing was sent.",
+                sent=False,
             )
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import errno
 import os
 import platform
 import socket
 import ssl
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +21,7 @@ from airflow_provider_dify import __version__
 from airflow_provider_dify.api.calls import Call
 from airflow_provider_dify.api.diagnosis import unreachable
 from airflow_provider_dify.api.errors import Answer, error_for_answer
+from airflow_provider_dify.api.redaction import basic_login
 from airflow_provider_dify.api.values import excerpt
 from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.exceptions import (
@@ -29,6 +30,7 @@ from airflow_provider_dify.exceptions import (
     DifyServerError,
     DifyTransportError,
 )
+from airflow_provider_dify.hooks.limits import caller_left, is_too_late
 
 RETRIES = 3
 FIRST_RETRY_SECONDS = 1.0
@@ -53,6 +55,9 @@ _CLOSED = frozenset({"IncompleteRead", "ServerDisconnectedError", "ClientPayload
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 """Size of an answer's body, decompressed, beyond which it is given up; a stream's lines have a limit of their own."""
+
+FILE_SECONDS = 3600.0
+"""Seconds that the body of one file may take, however steadily it comes."""
 
 
 @cache
@@ -100,13 +105,17 @@ def proxy_parts(connection: DifyConnection) -> tuple[str | None, str | None]:
     if not at:
         return connection.proxy, None
     name, _, password = user.partition(":")
-    text = f"{unquote(name)}:{unquote(password)}".encode()
-    return urlunsplit(parts._replace(netloc=host)), "Basic " + base64.b64encode(text).decode("ascii")
+    return urlunsplit(parts._replace(netloc=host)), f"Basic {basic_login(unquote(name), unquote(password))}"
 
 
-def lower_case(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return response headers with their names in lower case."""
-    return {name.lower(): value for name, value in headers.items()}
+def lower_case(connection: DifyConnection, headers: Mapping[str, str]) -> dict[str, str]:
+    """Return response headers with their names in lower case, and without the connection's secrets."""
+    return {name.lower(): connection.data_redactor.text(value) for name, value in headers.items()}
+
+
+def whole_answer(connection: DifyConnection, head: Answer, body: bytes) -> Answer:
+    """Return an answer that was read to its end, without the connection's secrets."""
+    return replace(head, body=connection.data_redactor.bytes(body))
 
 
 def tls_context(connection: DifyConnection) -> ssl.SSLContext:
@@ -231,17 +240,32 @@ def may_repeat(call: Call, error: BaseException) -> bool:
 
 
 def retry_rules(call: Call) -> dict[str, Any]:
-    """Return the arguments for tenacity: 3 retries after 1, 2 and 4 s, with jitter, or later if told so."""
+    """Return the arguments for tenacity: 3 retries after 1, 2 and 4 s, with jitter, or later if told so.
+
+    None begins after the caller's deadline, and no pause goes beyond it.
+    """
     backoff = wait_exponential_jitter(initial=FIRST_RETRY_SECONDS, exp_base=RETRY_FACTOR, jitter=0.5)
 
     def wait(state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome else None
         asked = error.retry_after if isinstance(error, DifyServerError) else None
-        return max(backoff(state), asked or 0.0)
+        pause, left = max(backoff(state), asked or 0.0), caller_left()
+        return pause if left is None else max(min(pause, left), 0.0)
+
+    def is_worth_it(error: BaseException) -> bool:
+        return not is_too_late() and may_repeat(call, error)
 
     return {
-        "retry": retry_if_exception(lambda error: may_repeat(call, error)),
+        "retry": retry_if_exception(is_worth_it),
         "stop": stop_after_attempt(1 + RETRIES),
         "wait": wait,
         "reraise": True,
     }
+
+
+def own_limit(connection: DifyConnection, timeout: float | None) -> float:
+    """Return the seconds that an exchange may take by itself, from its start to the last byte of its answer.
+
+    :param timeout: The limit of the call; by default what the connection grants to connect and to read.
+    """
+    return connection.connect_timeout + connection.read_timeout if timeout is None else timeout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
 from tenacity import AsyncRetrying
@@ -13,20 +13,24 @@ from yarl import URL
 from airflow_provider_dify.api.bodies import CHUNK_BYTES, Body, body_of
 from airflow_provider_dify.api.calls import Call
 from airflow_provider_dify.api.errors import Answer
+from airflow_provider_dify.api.redaction import StreamRedaction
 from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.hooks.http import (
     MAX_ANSWER_BYTES,
     lower_case,
+    own_limit,
     proxy_parts,
     request_headers,
     retry_rules,
     tls_context,
     too_large,
     transport_error,
+    whole_answer,
     without_server_error,
 )
-from airflow_provider_dify.hooks.limited import limited
+from airflow_provider_dify.hooks.limited import limited, within
+from airflow_provider_dify.hooks.limits import Limit, seconds_for
 
 # An aiohttp response can end with any of these while its head or body is awaited.
 _FAILURES = (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError)
@@ -40,13 +44,15 @@ class AsyncExchange:
         connection: DifyConnection,
         call: Call,
         response: aiohttp.ClientResponse,
+        limit: Limit,
         own_session: aiohttp.ClientSession | None = None,
     ) -> None:
         self._own_session = own_session
+        self._limit = limit
         self._connection = connection
         self._call = call
         self._response = response
-        self.head = Answer(response.status, lower_case(response.headers))
+        self.head = Answer(response.status, lower_case(connection, response.headers))
 
     async def __aenter__(self) -> AsyncExchange:
         """Return itself."""
@@ -59,42 +65,53 @@ class AsyncExchange:
             await self._own_session.close()
 
     async def read(self) -> Answer:
-        """Return the answer with its whole body.
+        """Return the answer with its whole body, which has no secret of the connection in it.
 
-        :raises DifyTransportError: The connection broke or fell silent.
+        :raises DifyTransportError: The connection broke or fell silent, or the exchange took too long.
         """
-        body = bytearray()
         failure: DifyError | None = None
         try:
-            while chunk := await self._response.content.readany():
-                body += chunk
-                if len(body) > MAX_ANSWER_BYTES:
-                    failure = too_large(self._connection, self._call, self.head.status)
-                    break
+            body = await limited(self._read(), self._limit.left())
         except _FAILURES as error:
             failure = transport_error(self._connection, self._call, error, sent=True)
+        except DifyError as error:
+            failure = error
         # Raised outside: aiohttp's own errors carry the request's headers, and the proxy's password.
         if failure:
             raise failure
-        return Answer(self.head.status, self.head.headers, bytes(body))
+        return whole_answer(self._connection, self.head, body)
+
+    async def _read(self) -> bytes:
+        body = bytearray()
+        while chunk := await self._response.content.readany():
+            body += chunk
+            if len(body) > MAX_ANSWER_BYTES:
+                raise too_large(self._connection, self._call, self.head.status)
+        return bytes(body)
 
     async def chunks(self, until: float) -> AsyncIterator[bytes]:
-        """Yield the body as it arrives.
+        """Yield the body as it arrives, without a secret of the connection in it.
 
         :param until: Moment of the event loop's clock at which reading ends, without an error.
         :raises DifyTransportError: The connection broke.
         """
         loop = asyncio.get_running_loop()
+        clean = StreamRedaction(self._connection.data_redactor)
         while (left := until - loop.time()) > 0:
+            failure: DifyError | None = None
             try:
                 chunk = await limited(self._response.content.readany(), left)
             except asyncio.TimeoutError:
                 return
             except _FAILURES as error:
-                raise transport_error(self._connection, self._call, error, sent=True) from error
+                failure = transport_error(self._connection, self._call, error, sent=True)
+            if failure:
+                raise failure
             if not chunk:
+                yield clean.rest()
                 return
-            yield chunk
+            if piece := clean.feed(chunk):
+                yield piece
 
 
 class AsyncTransport:
@@ -139,7 +156,7 @@ class AsyncTransport:
     async def send(self, call: Call, *, timeout: float | None = None, retry: bool = True) -> Answer:
         """Send a call and return its answer, whatever its status.
 
-        :param timeout: Seconds for connecting and for each read; None means the connection's own.
+        :param timeout: Seconds for the whole exchange; None means the connection's time-outs together.
         :param retry: Whether network errors and 5xx are tried again where that is safe.
         :raises DifyTransportError: No complete answer came.
         :raises DifyServerError: A 5xx came.
@@ -161,7 +178,7 @@ class AsyncTransport:
     ) -> AsyncExchange:
         """Send a call and return its answer once the head has come, to be used in an ``async with`` block.
 
-        :param timeout: Seconds for connecting and for each read; None means the connection's own.
+        :param timeout: Seconds for the exchange but for ``chunks``; None means the connection's time-outs together.
         :param retry: Whether network errors are tried again where that is safe.
         :param before_send: Called once a connection stands, before the body of the request leaves; in a thread.
         :raises DifyTransportError: No head came, after the retries that are safe.
@@ -181,15 +198,16 @@ class AsyncTransport:
         proxy, authorization = proxy_parts(connection)
         tunnel = connection.base_url.startswith("https:")
         failure: DifyError | None = None
-        body = body_of(call, before_send)
+        limit = Limit(seconds_for(own_limit(connection, timeout)), asyncio.get_running_loop().time)
+        body = body_of(call, before_send, _in_loop(limit.renew))
         headers = request_headers(connection, call, body.content_type if body else None)
         if body is not None:
             headers["Content-Length"] = str(len(body))
         if authorization and not tunnel:
             headers["Proxy-Authorization"] = authorization
-        connect = min(timeout or connection.connect_timeout, connection.connect_timeout)
+        connect = connection.connect_timeout if timeout is None else min(timeout, connection.connect_timeout)
         try:
-            response = await session.request(
+            request = session.request(
                 call.method,
                 URL(connection.base_url + call.target, encoded=True),
                 data=_chunks_of(body) if body is not None else None,
@@ -201,9 +219,10 @@ class AsyncTransport:
                     total=None,
                     connect=connect,
                     sock_connect=connect,
-                    sock_read=timeout or connection.read_timeout,
+                    sock_read=connection.read_timeout if timeout is None else timeout,
                 ),
             )
+            response = await within(_response_of(request), limit, aiohttp.ClientResponse.close)
         except _FAILURES as error:
             sent = body is None or body.begun
             failure = transport_error(connection, call, error, sent=sent)
@@ -213,7 +232,21 @@ class AsyncTransport:
             if own_session is not None:
                 await own_session.close()
             raise failure
-        return AsyncExchange(connection, call, response, own_session)
+        return AsyncExchange(connection, call, response, limit, own_session)
+
+
+async def _response_of(request: Awaitable[aiohttp.ClientResponse]) -> aiohttp.ClientResponse:
+    return await request
+
+
+def _in_loop(renew: Callable[[], None]) -> Callable[[], None]:
+    """Return what renews a limit of the event loop out of the thread that reads a file."""
+    loop = asyncio.get_running_loop()
+
+    def renew_there() -> None:
+        loop.call_soon_threadsafe(renew)
+
+    return renew_there
 
 
 async def _chunks_of(body: Body) -> AsyncIterator[bytes]:

@@ -16,11 +16,14 @@ from airflow_provider_dify.api.bodies import CHUNK_BYTES, body_of
 from airflow_provider_dify.api.calls import Call
 from airflow_provider_dify.api.downloads import Address
 from airflow_provider_dify.api.errors import Answer
+from airflow_provider_dify.api.redaction import StreamRedaction
 from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.hooks.http import (
+    FILE_SECONDS,
     MAX_ANSWER_BYTES,
     lower_case,
+    own_limit,
     proxy_parts,
     request_headers,
     retry_rules,
@@ -28,8 +31,14 @@ from airflow_provider_dify.hooks.http import (
     too_large,
     transport_error,
     user_agent,
+    whole_answer,
     without_server_error,
 )
+from airflow_provider_dify.hooks.limited_sockets import LimitedAdapter, within
+from airflow_provider_dify.hooks.limits import Limit, seconds_for
+
+# A requests response can end with any of these while its head or body is awaited.
+_FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)
 
 
 class SyncExchange:
@@ -41,12 +50,14 @@ class SyncExchange:
         call: Call,
         response: requests.Response,
         own_session: requests.Session | None,
+        limit: Limit,
     ) -> None:
         self._connection = connection
+        self._limit = limit
         self._call = call
         self._response = response
         self._own_session = own_session
-        self.head = Answer(response.status_code, lower_case(response.headers))
+        self.head = Answer(response.status_code, lower_case(connection, response.headers))
 
     def __enter__(self) -> SyncExchange:
         """Return itself."""
@@ -69,35 +80,39 @@ class SyncExchange:
         return getattr(getattr(self._response.raw, "connection", None), "sock", None)
 
     def read(self) -> Answer:
-        """Return the answer with its whole body.
+        """Return the answer with its whole body, which has no secret of the connection in it.
 
-        :raises DifyTransportError: The connection broke or fell silent.
+        :raises DifyTransportError: The connection broke or fell silent, or the exchange took too long.
         """
         body = bytearray()
         failure: DifyError | None = None
         try:
-            while chunk := self._response.raw.read(CHUNK_BYTES, decode_content=True):
-                body += chunk
-                if len(body) > MAX_ANSWER_BYTES:
-                    failure = too_large(self._connection, self._call, self.head.status)
-                    break
-        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            with within(self._limit):
+                while chunk := self._response.raw.read(CHUNK_BYTES, decode_content=True):
+                    body += chunk
+                    if len(body) > MAX_ANSWER_BYTES:
+                        failure = too_large(self._connection, self._call, self.head.status)
+                        break
+        except _FAILURES as error:
             failure = transport_error(self._connection, self._call, error, sent=True)
         # Raised outside, as in the triggerer: nothing that a client library attaches to its errors gets out.
         if failure:
             raise failure
-        return Answer(self.head.status, self.head.headers, bytes(body))
+        return whole_answer(self._connection, self.head, bytes(body))
 
     def content(self) -> Iterator[bytes]:
-        """Yield the body of a file as it comes, decoded.
+        """Yield the body of a file as it comes, decoded; each piece has the time of a whole answer.
 
         :raises DifyTransportError: The connection broke or fell silent, or the body ended before its length.
         """
+        whole = Limit(seconds_for(FILE_SECONDS))
         while True:
             failure: DifyError | None = None
+            piece = Limit(min(self._connection.read_timeout, whole.left()))
             try:
-                chunk = self._response.raw.read(CHUNK_BYTES, decode_content=True)
-            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+                with within(piece):
+                    chunk = self._response.raw.read(CHUNK_BYTES, decode_content=True)
+            except _FAILURES as error:
                 failure = transport_error(self._connection, self._call, error, sent=True)
             if failure:
                 raise failure
@@ -106,41 +121,32 @@ class SyncExchange:
             yield chunk
 
     def chunks(self, until: float) -> Iterator[bytes]:
-        """Yield the body as it arrives.
+        """Yield the body as it arrives, without a secret of the connection in it.
 
         :param until: Moment of ``time.monotonic`` at which reading ends, without an error.
         :raises DifyTransportError: The connection broke.
         """
-        try:
-            while self._limit_next_read(until):
-                chunk = self._response.raw.read1(CHUNK_BYTES, decode_content=True)
-                if not chunk:
-                    return
-                yield chunk
-        except urllib3.exceptions.ReadTimeoutError:
-            return
-        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise transport_error(self._connection, self._call, error, sent=True) from error
-
-    def _limit_next_read(self, until: float) -> bool:
-        """Cut the socket's time-out to what is left, and tell whether anything is."""
-        left = until - time.monotonic()
-        sock = self._socket()
-        if sock is not None and left > 0:
-            sock.settimeout(left)
-        return left > 0
-
-
-class _ProxyAdapter(requests.adapters.HTTPAdapter):
-    """Authenticates at a proxy whose URL, which errors quote, has no password in it."""
-
-    def __init__(self, authorization: str) -> None:
-        self._authorization = authorization
-        super().__init__()
-
-    def proxy_headers(self, proxy: str) -> dict[str, str]:
-        """Return the header; called by requests."""
-        return {"Proxy-Authorization": self._authorization}
+        clean = StreamRedaction(self._connection.data_redactor)
+        limit = Limit(until - time.monotonic())
+        while (left := limit.left()) > 0:
+            failure: DifyError | None = None
+            sock = self._socket()
+            try:
+                if sock is not None:
+                    sock.settimeout(left)
+                with within(limit):
+                    chunk = self._response.raw.read1(CHUNK_BYTES, decode_content=True)
+            except urllib3.exceptions.ReadTimeoutError:
+                return
+            except _FAILURES as error:
+                failure = transport_error(self._connection, self._call, error, sent=True)
+            if failure:
+                raise failure
+            if not chunk:
+                yield clean.rest()
+                return
+            if piece := clean.feed(chunk):
+                yield piece
 
 
 class SyncTransport:
@@ -174,9 +180,9 @@ class SyncTransport:
         proxy, authorization = proxy_parts(connection)
         if proxy:
             session.proxies = {"http": proxy, "https": proxy}
-        if authorization:
-            for scheme in ("http://", "https://"):
-                session.mount(scheme, _ProxyAdapter(authorization))
+        adapter = LimitedAdapter(verified=session.verify is not False, proxy_authorization=authorization)
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, adapter)
         return session
 
     def close(self) -> None:
@@ -186,7 +192,7 @@ class SyncTransport:
     def send(self, call: Call, *, timeout: float | None = None, retry: bool = True) -> Answer:
         """Send a call and return its answer, whatever its status.
 
-        :param timeout: Seconds for connecting and for each read; None means the connection's own.
+        :param timeout: Seconds for the whole exchange; None means the connection's time-outs together.
         :param retry: Whether network errors and 5xx are tried again where that is safe.
         :raises DifyTransportError: No complete answer came.
         :raises DifyServerError: A 5xx came.
@@ -208,7 +214,7 @@ class SyncTransport:
     ) -> SyncExchange:
         """Send a call and return its answer once the head has come, to be used in a ``with`` block.
 
-        :param timeout: Seconds for connecting and for the head; None means the connection's own.
+        :param timeout: Seconds for the exchange but for ``chunks``; None means the connection's time-outs together.
         :param retry: Whether network errors are tried again where that is safe.
         :param before_send: Called once a connection stands, before the body of the request leaves.
         :raises DifyTransportError: No head came, after the retries that are safe.
@@ -232,43 +238,46 @@ class SyncTransport:
         told = replace(connection, base_url=address.origin)
         headers = {**(connection.headers if address.is_own else {}), "User-Agent": user_agent()}
         failure: DifyError | None = None
+        limit = Limit(seconds_for(own_limit(connection, None)))
         try:
-            response = session.get(
-                address.url,
-                headers={**headers, "Accept": "*/*", "Accept-Encoding": "identity"},
-                timeout=(connection.connect_timeout, connection.read_timeout),
-                allow_redirects=False,
-                stream=True,
-            )
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            with within(limit):
+                response = session.get(
+                    address.url,
+                    headers={**headers, "Accept": "*/*", "Accept-Encoding": "identity"},
+                    timeout=(connection.connect_timeout, connection.read_timeout),
+                    allow_redirects=False,
+                    stream=True,
+                )
+        except _FAILURES as error:
             failure = transport_error(told, call, error, sent=True)
         if failure:
             session.close()
             raise failure
-        return SyncExchange(told, call, response, session)
+        return SyncExchange(told, call, response, session, limit)
 
     def _open(self, call: Call, timeout: float | None, before_send: Callable[[], None] | None = None) -> SyncExchange:
         connection = self._connection
         # A pooled connection may have been closed by the server in the meantime, and then nobody knows
         # whether the request arrived: what must not be doubled goes over a connection of its own.
         own_session = None if call.repeatable else self._new_session()
-        body = body_of(call, before_send)
-        connect_timeout = connection.connect_timeout
+        limit = Limit(seconds_for(own_limit(connection, timeout)))
+        body = body_of(call, before_send, limit.renew)
         failure: DifyError | None = None
         try:
-            response = (own_session or self._session).request(
-                call.method,
-                connection.base_url + call.target,
-                data=body,
-                headers=request_headers(connection, call, body.content_type if body else None),
-                timeout=(
-                    min(timeout or connect_timeout, connect_timeout),
-                    timeout or connection.read_timeout,
-                ),
-                allow_redirects=False,
-                stream=True,
-            )
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            with within(limit):
+                response = (own_session or self._session).request(
+                    call.method,
+                    connection.base_url + call.target,
+                    data=body,
+                    headers=request_headers(connection, call, body.content_type if body else None),
+                    timeout=(
+                        connection.connect_timeout if timeout is None else min(timeout, connection.connect_timeout),
+                        connection.read_timeout if timeout is None else timeout,
+                    ),
+                    allow_redirects=False,
+                    stream=True,
+                )
+        except _FAILURES as error:
             # The next chunk is read only when the socket has taken the last one: what was not read to its end
             # did not leave whole.
             sent = body is None or body.handed_over
@@ -279,4 +288,4 @@ class SyncTransport:
             if own_session is not None:
                 own_session.close()
             raise failure
-        return SyncExchange(connection, call, response, own_session)
+        return SyncExchange(connection, call, response, own_session, limit)

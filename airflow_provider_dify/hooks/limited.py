@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+
+from airflow_provider_dify.hooks.limits import Limit
 
 T = TypeVar("T")
 
@@ -24,6 +26,21 @@ if sys.version_info >= (3, 11):
         async with asyncio.timeout(seconds):
             return await deed
 
+    async def within(deed: Coroutine[Any, Any, T], limit: Limit, release: Callable[[T], None]) -> T:
+        """Await something by a limit that may be renewed meanwhile.
+
+        :param deed: What is awaited; it is cancelled when the limit has passed.
+        :param limit: On the clock of the event loop.
+        :param release: Gives back what came at the very moment at which the awaiting task was cancelled.
+        :raises asyncio.TimeoutError: The limit has passed.
+        """
+        async with asyncio.timeout_at(limit.at) as scope:
+            limit.on_renewal = scope.reschedule
+            try:
+                return await deed
+            finally:
+                limit.on_renewal = None
+
 else:
 
     async def limited(deed: Coroutine[Any, Any, T], seconds: float) -> T:
@@ -31,6 +48,24 @@ else:
         task = asyncio.ensure_future(deed)
         try:
             await asyncio.wait({task}, timeout=seconds)
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        if task.cancelled():
+            raise asyncio.TimeoutError
+        return task.result()
+
+    async def within(deed: Coroutine[Any, Any, T], limit: Limit, release: Callable[[T], None]) -> T:
+        """Await something by a limit that may be renewed meanwhile; see above."""
+        task = asyncio.ensure_future(deed)
+        try:
+            while not task.done() and (left := limit.left()) > 0:
+                await asyncio.wait({task}, timeout=left)
+        except asyncio.CancelledError:
+            if task.done() and not task.cancelled() and task.exception() is None:
+                release(task.result())
+            raise
         finally:
             if not task.done():
                 task.cancel()

@@ -32,6 +32,7 @@ from airflow_provider_dify.exceptions import (
 from airflow_provider_dify.fields import MAX_CONNECTIONS
 from airflow_provider_dify.hooks.dify import DifyHook
 from airflow_provider_dify.hooks.gate import Gate
+from airflow_provider_dify.hooks.limits import is_too_late
 from airflow_provider_dify.names import WORKFLOW_RUNS
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ class Poller:
     def _heed(self, error: DifyError) -> None:
         if isinstance(error, (DifyRateLimitError, DifyServerError)) and error.retry_after:
             self._gate.shut(error.retry_after)
-        elif isinstance(error, DifyTransportError) and error.cause in _SERVER_IS_AWAY:
+        elif isinstance(error, DifyTransportError) and error.cause in _SERVER_IS_AWAY and not is_too_late():
             self._gate.turn_away(error)
 
     async def status(self, member: PolledHook, run_id: str, left: float) -> RunStatus | None:

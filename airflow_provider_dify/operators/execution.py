@@ -46,6 +46,7 @@ from airflow_provider_dify.api.transitions import (
 from airflow_provider_dify.api.waiting import WaitFlow, WaitResult, wait_for_run
 from airflow_provider_dify.exceptions import DifyError, DifySubmissionUnknownError
 from airflow_provider_dify.hooks.introducing import introduce
+from airflow_provider_dify.hooks.limits import ending_by
 from airflow_provider_dify.links.dify import push_link
 from airflow_provider_dify.names import RUN_ID_XCOM_KEY, SERVICE_API, TASK_ID_XCOM_KEY
 from airflow_provider_dify.operators.ledger import SubmissionLedger, task_try
@@ -311,9 +312,9 @@ class Execution:
         )
         leaves_at = self._leaves_at(deadline)
         if leaves_at is None:
-            return self._searched(submission, self._hook.follow(flow, self._log.info), earlier=step.earlier)
+            return self._searched(submission, self._hook.follow(flow, self._log.info, deadline), earlier=step.earlier)
         if self._task.defer_after > 0:
-            result = self._hook.follow(handed_over(flow, leaves_at, time.time), self._log.info)
+            result = self._hook.follow(handed_over(flow, leaves_at, time.time), self._log.info, deadline)
             if not isinstance(result, HandOver):
                 return self._searched(submission, result, earlier=step.earlier)
         return self._defer_search(submission, step, deadline, since)
@@ -371,8 +372,9 @@ class Execution:
     def _take_up(self, submission: Submission, started: StartedRun, user: str) -> Any:
         """Go on with a run of an earlier try, or start a new one where that has ended in vain."""
         self._started, self._submitted_user = started, user
-        earlier = look_at_earlier(started.workflow_run_id, time.time, self._deadline(submission))
-        run = self._hook.follow(earlier, self._log.info)
+        deadline = self._deadline(submission)
+        earlier = look_at_earlier(started.workflow_run_id, time.time, deadline)
+        run = self._hook.follow(earlier, self._log.info, deadline)
         step = after_look(
             started,
             run,
@@ -391,8 +393,9 @@ class Execution:
         while True:
             try:
                 submission = self._prepared(submission)
-                self._hook.require_server()
-                started = self._send(submission)
+                with ending_by(self._submission_deadline(submission)):
+                    self._hook.require_server()
+                    started = self._send(submission)
             except DifyError as error:
                 step = self._after_failure(error, submission)
                 if isinstance(step, Fail):
@@ -408,6 +411,11 @@ class Execution:
                 self._await_turn(step, submission)
             else:
                 return self._go(step, submission)
+
+    def _submission_deadline(self, submission: Submission) -> Deadline:
+        """Return when a submission is given up: one that is cut off sooner than it needs may have started a run."""
+        patience = min(self._task.submit_timeout, self._task.timeout)
+        return self._deadline(submission).at_least(time.time() + patience)
 
     def _prepared(self, submission: Submission) -> Submission:
         """Check the inputs and upload the files, unless this try has done so.
@@ -525,7 +533,7 @@ class Execution:
         deadline = self._deadline(submission)
         leaves_at = self._leaves_at(deadline)
         flow = wait_for_server(deadline, time.time, random.random, until=leaves_at)
-        if self._hook.follow(flow, self._log.info) or leaves_at is None:
+        if self._hook.follow(flow, self._log.info, deadline) or leaves_at is None:
             return
         from airflow_provider_dify.triggers.workflow import DifyAwaitServerTrigger
 
@@ -592,14 +600,14 @@ class Execution:
         wait = self._wait(started, deadline)
         flow = wait if until is None else handed_over(wait, until, time.time)
         if not self._task.follow_events:
-            return self._hook.follow(flow, self._log.info)
+            return self._hook.follow(flow, self._log.info, deadline)
         self._steps = StepLog(started.workflow_run_id, self._hook.redact)
         followed_flow = followed(flow, self._steps, user=self._submitted_user, clock=time.time)
-        return self._hook.follow(followed_flow, self._log.info)
+        return self._hook.follow(followed_flow, self._log.info, deadline)
 
     def _collect(self, started: StartedRun, deadline: Deadline) -> WaitResult:
         """Read a run whose end the triggerer has seen, and whose steps it has logged."""
-        return self._hook.follow(self._wait(started, deadline, first_wait=0), self._log.info)
+        return self._hook.follow(self._wait(started, deadline, first_wait=0), self._log.info, deadline)
 
     def _wait(self, started: StartedRun, deadline: Deadline, first_wait: float | None = None) -> WaitFlow:
         return wait_for_run(

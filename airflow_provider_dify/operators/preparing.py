@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_dify.api.forms import InputForm
 from airflow_provider_dify.api.inputs import check_files_or_paths, check_inputs
 from airflow_provider_dify.api.plain import as_list, plain
+from airflow_provider_dify.api.polling import Deadline
 from airflow_provider_dify.api.run_files import UploadPolicy, with_uploads
 from airflow_provider_dify.api.uploads import FileToUpload
 from airflow_provider_dify.exceptions import DifyInvalidInputError
+from airflow_provider_dify.hooks.limits import ending_by
 from airflow_provider_dify.hooks.stores import storage_path
 from airflow_provider_dify.names import WORKFLOW_RUNS
 from airflow_provider_dify.operators.uploads import upload_all
@@ -97,7 +100,9 @@ def prepare(task: DifyRunWorkflowOperator, hook: DifyHook, *, user: str) -> Prep
             # A store that Airflow does not know would only be noticed when the run has been paid for.
             storage_path(folder)
     given = resolved_inputs(task)
-    passed, form = _checked(task, hook, given)
+    # The uploads that follow take as long as they take.
+    with ending_by(Deadline(time.time() + task.timeout)):
+        passed, form = _checked(task, hook, given)
     uploads = passed.to_upload
     if not uploads:
         return passed.with_ids({}, given)

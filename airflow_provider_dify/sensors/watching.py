@@ -78,8 +78,8 @@ class Watching:
         wait = self._flow(run_id, deadline, self._first_wait)
         flow = wait if until is None else handed_over(wait, until, time.time)
         if self._sensor.follow_events:
-            return self._hook.follow(followed(flow, steps, user=None, clock=time.time), self._log.info)
-        return self._hook.follow(flow, self._log.info)
+            return self._hook.follow(followed(flow, steps, user=None, clock=time.time), self._log.info, deadline)
+        return self._hook.follow(flow, self._log.info, deadline)
 
     def rescheduled(self, execute: Callable[[Context], Any]) -> Any:
         """Let Airflow poke and reschedule, with the errors of the other modes."""
@@ -107,7 +107,7 @@ class Watching:
             self._show(look.run)
         if isinstance(look.error, DifyNotFoundError):
             grace = Deadline(time.time() + UNKNOWN_GRACE_SECONDS + FIRST_LOOK_SECONDS)
-            result = self._hook.follow(self._flow(run_id, grace, FIRST_LOOK_SECONDS), self._log.debug)
+            result = self._hook.follow(self._flow(run_id, grace, FIRST_LOOK_SECONDS), self._log.debug, grace)
         elif look.run is not None and look.run.status is RunStatus.PAUSED and self._sensor.on_pause == "fail":
             result = PausedOut(tuple(self._hook.get_pause_questions(look.run)))
         else:
@@ -138,7 +138,7 @@ class Watching:
             result: WaitResult | None = report.wait_result()
             if result is None:
                 grace = deadline.at_least(time.time() + COLLECT_SECONDS)
-                collected = self._hook.follow(self._flow(report.workflow_run_id, grace, 0), self._log.info)
+                collected = self._hook.follow(self._flow(report.workflow_run_id, grace, 0), self._log.info, grace)
                 result = with_failed_step(collected, report.failed_step)
             return self._finish(report.workflow_run_id, result, deadline)
         except DifyError as error:

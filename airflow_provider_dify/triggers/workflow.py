@@ -167,7 +167,7 @@ class _RunTrigger(_DifyTrigger):
             steps = StepLog(run_id, hook.redact, logged=steps_logged or {})
             flow = followed(wait, steps, user=user, clock=time.time)
         try:
-            return Report.of(run_id, await hook.afollow(flow, self.log.info))
+            return Report.of(run_id, await hook.afollow(flow, self.log.info, deadline))
         except DifyError as error:
             return Report.of_error(run_id, error)
 
@@ -306,10 +306,11 @@ class DifyFindRunTrigger(_RunTrigger):
         self.follow_events = follow_events
 
     async def _report(self, hook: PolledHook) -> SearchReport | Report:
+        deadline = Deadline(self.end_time)
         flow = find_run(
             self.markers,
             schedule=PollSchedule(self.poll_interval, self.max_poll_interval),
-            patience=search_deadline(Deadline(self.end_time), self.since, earlier=self.earlier),
+            patience=search_deadline(deadline, self.since, earlier=self.earlier),
             clock=time.time,
             chance=random.random,
             wanted=of_use if self.earlier else None,
@@ -317,7 +318,7 @@ class DifyFindRunTrigger(_RunTrigger):
             ended=self.ended or (),
         )
         try:
-            result = await hook.afollow(flow, self.log.info)
+            result = await hook.afollow(flow, self.log.info, deadline)
             if not isinstance(result, Found) or not self.waits or not await self._is_active(hook, result):
                 return SearchReport.of(result)
         except DifyError as error:
@@ -331,8 +332,9 @@ class DifyFindRunTrigger(_RunTrigger):
         """Tell whether the run is to be waited for here: all else is decided where the task resumes."""
         if found.marker == self.own:
             return True
-        earlier = look_at_earlier(found.workflow_run_id, time.time, Deadline(self.end_time))
-        run = await hook.afollow(earlier, self.log.info)
+        deadline = Deadline(self.end_time)
+        earlier = look_at_earlier(found.workflow_run_id, time.time, deadline)
+        run = await hook.afollow(earlier, self.log.info, deadline)
         return (
             run is not None
             and not run.status.is_terminal
@@ -374,7 +376,8 @@ class DifyAwaitServerTrigger(_DifyTrigger):
         self.end_time = end_time
 
     async def _report(self, hook: PolledHook) -> DueReport:
-        await hook.afollow(wait_for_server(Deadline(self.end_time), time.time, random.random), self.log.info)
+        deadline = Deadline(self.end_time)
+        await hook.afollow(wait_for_server(deadline, time.time, random.random), self.log.info, deadline)
         return DueReport()
 
     async def _stop(self, hook: DifyHook) -> None:

@@ -8,9 +8,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from pytest_mock import MockerFixture
 
+from airflow_provider_dify.api.polling import Deadline
 from airflow_provider_dify.exceptions import DifyTransportError
 from airflow_provider_dify.hooks.gate import URGENT_SECONDS, Gate
+from airflow_provider_dify.hooks.limits import LAST_SECONDS, ending_by
 from tests.hooks.virtual import VirtualLoop
 
 Run = Callable[[Callable[[VirtualLoop], Coroutine[Any, Any, None]]], None]
@@ -84,6 +87,7 @@ def test_those_that_wait_are_turned_away_and_the_urgent_stay(run: Run) -> None:
     async def test(loop: VirtualLoop) -> None:
         gate = Gate(1)
         await gate.enter()
+        await gate.enter(urgent=True)
         waiting = [asyncio.ensure_future(gate.enter()) for _ in range(3)]
         urgent = asyncio.ensure_future(gate.enter(urgent=True))
         await asyncio.sleep(0)
@@ -102,28 +106,55 @@ def test_an_urgent_turn_is_given_up_in_the_end(run: Run) -> None:
     async def test(loop: VirtualLoop) -> None:
         gate = Gate(1)
         await gate.enter()
+        await gate.enter(urgent=True)
         with pytest.raises(DifyTransportError):
             await gate.enter(urgent=True)
         assert loop.time() == URGENT_SECONDS
+        gate.leave(0.0)
         gate.leave(0.0)
         await gate.enter()
 
     run(test)
 
 
+def test_who_waits_becomes_urgent_when_the_deadline_passes(run: Run, mocker: MockerFixture) -> None:
+    """Requests that a server holds up for ever must not hold up the last poll of others."""
+
+    async def test(loop: VirtualLoop) -> None:
+        mocker.patch("airflow_provider_dify.hooks.limits.time.time", loop.time)
+        gate = Gate(2)
+        for _ in range(2):
+            await gate.enter()
+        passed = []
+
+        async def request(seconds: float) -> None:
+            with ending_by(Deadline(seconds)):
+                await gate.enter()
+            passed.append(round(loop.time(), 1))
+
+        results = await asyncio.gather(*(request(each) for each in (8.0, 5.0, 9.0)), return_exceptions=True)
+        assert passed == [5.0, 8.0]
+        # As many again may pass, and whoever finds no room ends all the same.
+        assert isinstance(results[2], DifyTransportError)
+        assert not results[2].sent
+        assert round(loop.time(), 1) == 9.0 + LAST_SECONDS
+
+    run(test)
+
+
 def test_turns_that_are_cancelled_at_any_moment_are_not_lost(run: Run) -> None:
     async def test(loop: VirtualLoop) -> None:
-        gate, chance, busy = Gate(3), random.Random(7), 0
+        gate, chance, busy = Gate(3), random.Random(7), {True: 0, False: 0}
 
         async def request(urgent: bool) -> None:
-            nonlocal busy
             await gate.enter(urgent=urgent)
-            busy += 1
-            assert busy <= 3
+            busy[urgent] += 1
+            assert busy[False] <= 3
+            assert sum(busy.values()) <= 6
             try:
                 await asyncio.sleep(chance.random())
             finally:
-                busy -= 1
+                busy[urgent] -= 1
                 gate.leave(0.0)
 
         tasks = [asyncio.ensure_future(request(chance.random() < 0.2)) for _ in range(300)]

@@ -62,8 +62,12 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Log:
 
         return both
 
-    monkeypatch.setattr(DifyHook, "follow", lambda self, flow, write: follow(self, flow, tell(write)))
-    monkeypatch.setattr(DifyHook, "afollow", lambda self, flow, write: afollow(self, flow, tell(write)))
+    monkeypatch.setattr(
+        DifyHook, "follow", lambda self, flow, write, deadline: follow(self, flow, tell(write), deadline)
+    )
+    monkeypatch.setattr(
+        DifyHook, "afollow", lambda self, flow, write, deadline: afollow(self, flow, tell(write), deadline)
+    )
     return log
 
 

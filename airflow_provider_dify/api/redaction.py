@@ -1,0 +1,158 @@
+"""A connection's secrets in what a server says: found in whatever form they are echoed, and replaced.
+
+Servers, gateways and proxies echo what they were sent: in an error, a header, an event, even a run's outputs. The
+answer is cleaned when it is read, so that nothing that is made of it later (a message, an exception's cause, an XCom, a
+log line) has to be.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from urllib.parse import quote, quote_plus
+
+MASK = "***"
+SHORTEST = 4
+"""Characters from which on a text is a secret: to hide each ``1`` would only spoil what is said."""
+
+_MASK_BYTES = MASK.encode()
+# One printable ASCII character as JSON, a URL or a page of HTML may write it, in bytes.
+_ESCAPED = re.compile(
+    rb"\\+u00([2-7][0-9a-f])|\\+x([2-7][0-9a-f])|%(?:25)*([2-7][0-9a-f])|&#x0{0,4}([2-7][0-9a-f]);|&#0{0,4}([0-9]{2,3});"
+    rb"|\\+([\"'/])|&(amp|lt|gt|quot|apos);",
+    re.IGNORECASE,
+)
+_ENTITIES = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
+_NAMED = {character: name for name, character in _ENTITIES.items()}
+_ESCAPE_SIGNS = (b"\\", b"%", b"&")
+# Bytes that one character takes in the longest of these ways, with some backslashes to spare.
+_ESCAPED_BYTES = 16
+
+
+class Redactor:
+    """Replaces secrets in texts and bytes, in whatever form they are echoed.
+
+    Upper and lower case count as the same. Besides the text itself: base64 of it and of whatever it is a part of,
+    hexadecimal digits, and any of its characters escaped as JSON, URLs and HTML do. ``longest`` is how many bytes a
+    form has at most.
+
+    :param secrets: The secrets; those of less than four characters are none.
+    """
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        whole = sorted({each for each in secrets if len(each) >= SHORTEST}, key=lambda each: (-len(each), each))
+        forms = {form for each in whole for form in _forms_of(each)}
+        ordered = sorted(forms, key=lambda form: (-len(form), form))
+        self.longest = _ESCAPED_BYTES * max(map(len, ordered), default=0)
+        self._literals = tuple(form.lower() for form in ordered)
+        self._pattern = re.compile(b"|".join(map(re.escape, ordered)) or rb"(?!)", re.IGNORECASE)
+        self._escaped = re.compile(b"|".join(_escaped(each.encode()) for each in whole) or rb"(?!)", re.IGNORECASE)
+
+    def bytes(self, data: bytes) -> bytes:
+        """Return bytes without the secrets."""
+        if not self._literals:
+            return data
+        folded = data.lower()
+        if any(form in folded for form in self._literals):
+            data = self._pattern.sub(_MASK_BYTES, data)
+        # Escapes are looked for only where there are some that hide a secret.
+        if any(sign in data for sign in _ESCAPE_SIGNS):
+            plain = _ESCAPED.sub(_unescaped, data).lower()
+            if any(form in plain for form in self._literals):
+                data = self._escaped.sub(_MASK_BYTES, data)
+        return data
+
+    def text(self, text: str) -> str:
+        """Return a text without the secrets."""
+        data = text.encode("utf-8", "surrogatepass")
+        clean = self.bytes(data)
+        return text if clean is data else clean.decode("utf-8", "surrogatepass")
+
+
+@lru_cache(maxsize=64)
+def redactor_of(secrets: tuple[str, ...]) -> Redactor:
+    """Return the redactor of secrets, made once."""
+    return Redactor(secrets)
+
+
+def basic_login(user: str, password: str) -> str:
+    """Return what stands for user and password in a header."""
+    return base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
+
+
+def _forms_of(secret: str) -> set[bytes]:
+    """Return the forms of a secret that are found by their bytes."""
+    raw = secret.encode()
+    forms = {raw, quote(secret, safe="").encode(), quote_plus(secret).encode()}
+    if len(raw) >= 2 * SHORTEST:
+        forms.add(raw.hex().encode())
+        forms |= _within_base64(raw)
+    return forms
+
+
+def _within_base64(raw: bytes) -> set[bytes]:
+    """Return what base64 of any text that has the bytes in it must contain, for each of the three places to begin."""
+    found = set()
+    for before in range(3):
+        # The first and the last character also depend on what stands around.
+        encoded = base64.b64encode(b"\0" * before + raw)
+        first, last = (0, 2, 3)[before], (len(raw) + before) * 8 // 6
+        core = encoded[first:last]
+        found |= {core, core.replace(b"+", b"-").replace(b"/", b"_")}
+    return {core for core in found if len(core) >= 2 * SHORTEST}
+
+
+def _escaped(raw: bytes) -> bytes:
+    """Return a pattern for a secret of which any character may be escaped."""
+    return b"".join(_escaped_character(raw[index : index + 1]) for index in range(len(raw)))
+
+
+def _escaped_character(character: bytes) -> bytes:
+    digits, number = character.hex().encode(), str(character[0]).encode()
+    ways = [
+        rb"\\*" + re.escape(character),
+        rb"\\+u00" + digits,
+        rb"\\+x" + digits,
+        rb"%(?:25)*" + digits,
+        rb"&#x0{0,4}" + digits + b";",
+        rb"&#0{0,4}" + number + b";",
+    ]
+    if character in _NAMED:
+        ways.append(b"&" + _NAMED[character] + b";")
+    return b"(?:" + b"|".join(ways) + b")"
+
+
+def _unescaped(match: re.Match[bytes]) -> bytes:
+    *digits, number, sign, name = match.groups()
+    if sign is not None:
+        return sign
+    if name is not None:
+        return _ENTITIES[name.lower()]
+    code = int(number) if number is not None else int(next(each for each in digits if each is not None), 16)
+    return bytes([code]) if code < 128 else match[0]
+
+
+class StreamRedaction:
+    """Cleans a stream as it comes: a secret may be cut by the pieces in which it arrives.
+
+    :param redactor: Replaces the secrets.
+    """
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._held = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take the next bytes and return those that are clean; the end of an unfinished line waits for what follows."""
+        clean = self._redactor.bytes(self._held + chunk)
+        lines_end = max(clean.rfind(b"\n"), clean.rfind(b"\r")) + 1
+        end = max(lines_end, len(clean) - self._redactor.longest)
+        self._held = clean[end:]
+        return clean[:end]
+
+    def rest(self) -> bytes:
+        """Return what has come of a line whose end has not."""
+        rest, self._held = self._held, b""
+        return rest
