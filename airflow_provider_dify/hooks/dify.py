@@ -702,8 +702,6 @@ class DifyHook(BaseHook):
         """
         described = {"url": file} if isinstance(file, str) else file
         address = address_of(described.get("url"), self.connection.base_url, check_hosts(list(allowed_hosts)))
-        # HTTP clients log the URLs that they ask for where logging is set to debug.
-        mask_secrets(address.secrets)
         mime_type = described.get("mime_type")
         wanted = Wanted(
             address,

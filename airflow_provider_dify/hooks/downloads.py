@@ -21,6 +21,7 @@ from airflow_provider_dify.exceptions import (
     DifyFileRefusedError,
 )
 from airflow_provider_dify.hooks.http import retry_rules
+from airflow_provider_dify.hooks.masking import hidden_in_http_logs
 
 if TYPE_CHECKING:
     from airflow_provider_dify.hooks.http_sync import SyncExchange, SyncTransport
@@ -94,7 +95,8 @@ def _answered(transport: SyncTransport, wanted: Wanted, call: Call) -> SyncExcha
     """Ask for a file, and follow where the answer leads within what is allowed."""
     address = wanted.address
     for _ in range(MAX_REDIRECTS + 1):
-        exchange = transport.fetch(address, call)
+        with hidden_in_http_logs(address.secrets):
+            exchange = transport.fetch(address, call)
         head = exchange.head
         if head.status in _REDIRECTS:
             with exchange:
