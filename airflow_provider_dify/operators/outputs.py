@@ -190,6 +190,6 @@ def load_outputs(returned: Mapping[str, Any]) -> Mapping[str, Any]:
         return returned
     from airflow_provider_dify.hooks.stores import Source, reading
 
-    with Source(uri).open() as stream, reading(uri):
+    with Source(uri, OUTPUTS_SAVED_TO).open() as stream, reading(uri, OUTPUTS_SAVED_TO):
         outputs: dict[str, Any] = json.load(stream)
     return outputs
