@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urljoin, urlsplit
 
+from airflow_provider_dify.api.settings import MAX_OUTPUT_FILES, MAX_OUTPUT_FILES_BYTES
 from airflow_provider_dify.api.values import excerpt, shape_of
 from airflow_provider_dify.exceptions import DifyFileRefusedError, DifyInvalidInputError
 
@@ -67,6 +68,51 @@ def declared_size(file: Mapping[str, Any]) -> int | None:
     """Return the size in bytes that a file object tells; None where it tells none."""
     size = file.get("size")
     return size if isinstance(size, int) and not isinstance(size, bool) and size >= 0 else None
+
+
+def too_large(size: int | None, limit: int) -> DifyFileRefusedError:
+    """Return the error for a file that has more bytes than are fetched of one.
+
+    :param size: Its bytes; None where only the limit is known to be passed.
+    :param limit: Bytes of one file at most.
+    """
+    told = "more" if size is None else f"{size:,} bytes"
+    return DifyFileRefusedError(f"it has {told}, and max_file_bytes allows {limit:,} bytes.")
+
+
+def too_large_together(limit: int) -> DifyFileRefusedError:
+    """Return the error for files of one run that have more bytes together than are saved."""
+    return DifyFileRefusedError(
+        f"the files among the outputs have more than {limit:,} bytes together, which is the most that is saved of one "
+        "run. Raise max_file_bytes, which is the limit of all files together too where it is more, or leave "
+        "output_files_to out and fetch the files that you need with DifyHook.download_file."
+    )
+
+
+def check_number_of_files(number: int) -> None:
+    """Let nobody save more files of one run than the limit.
+
+    :raises DifyFileRefusedError: There are more.
+    """
+    if number > MAX_OUTPUT_FILES:
+        raise DifyFileRefusedError(
+            f"there are {number:,} files among the outputs, and at most {MAX_OUTPUT_FILES:,} are saved of one run. Let "
+            "the workflow put them into an archive, or leave output_files_to out and fetch the files that you need "
+            "with DifyHook.download_file."
+        )
+
+
+def bytes_together(sizes: Iterable[int | None], max_file_bytes: int) -> int:
+    """Return the bytes that the files of one run may have together.
+
+    :param sizes: The sizes that the file objects tell.
+    :param max_file_bytes: Largest single file.
+    :raises DifyFileRefusedError: They tell more than that already.
+    """
+    limit = max(MAX_OUTPUT_FILES_BYTES, max_file_bytes)
+    if sum(size or 0 for size in sizes) > limit:
+        raise too_large_together(limit)
+    return limit
 
 
 def address_of(url: Any, base_url: str, allowed_hosts: Collection[str] = ()) -> Address:

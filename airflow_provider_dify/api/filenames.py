@@ -33,8 +33,8 @@ def safe_name(name: Any, fallback: str = "file") -> str:
     text = "".join(char if char.isprintable() else "_" for char in text)
     text = _UNSAFE.sub("_", text).strip(". ") or fallback
     stem, extension = _split(text)
-    while len((stem + extension).encode("utf-8")) > MAX_NAME_BYTES:
-        stem = stem[:-1]
+    room = MAX_NAME_BYTES - len(extension.encode("utf-8"))
+    stem = stem.encode("utf-8")[:room].decode("utf-8", "ignore")
     return stem.rstrip(". ") + extension if stem.rstrip(". ") else fallback + extension
 
 
@@ -42,17 +42,21 @@ def distinct_names(names: Iterable[Any]) -> list[str]:
     """Return a safe name for each, no two of which are the same file, not even where case does not count.
 
     The first of several keeps its name, the others get a number: the same names in the same order always give the
-    same result.
+    same result. The time grows with the number of names, also where all are the same.
     """
     found: list[str] = []
     taken: set[str] = set()
+    # No number is tried twice: what is taken stays taken.
+    numbers: dict[tuple[str, str], int] = {}
     for name in names:
         safe = candidate = safe_name(name)
         stem, extension = _split(safe)
-        number = 1
+        family = (stem.casefold(), extension.casefold())
+        number = numbers.get(family, 1)
         while candidate.casefold() in taken:
             number += 1
             candidate = f"{stem}-{number}{extension}"
+        numbers[family] = number
         taken.add(candidate.casefold())
         found.append(candidate)
     return found

@@ -24,6 +24,12 @@ RESPONSE_MODES = ("streaming", "blocking")
 MAX_FILE_BYTES = 2 * 1024**3
 """Largest file of a run's outputs that is fetched, unless a DAG says otherwise."""
 
+MAX_OUTPUT_FILES = 1000
+"""Most files of one run's outputs that are saved."""
+
+MAX_OUTPUT_FILES_BYTES = 10 * 1024**3
+"""Most bytes that the saved files of one run have together; ``max_file_bytes`` where that is more."""
+
 MAX_XCOM_BYTES = 48 * 1024
 """Largest outputs that go through XCom, as JSON: a little less than the smallest text column of a database holds."""
 

@@ -7,7 +7,7 @@ import os
 import re
 import uuid
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -71,12 +71,14 @@ class FileToUpload:
     :param name: File name that Dify is to keep; its extension decides what Dify takes it for.
     :param mime_type: The file's MIME type.
     :param type: Dify's type of the file, such as ``document``.
+    :param place: The field that names it, for messages.
     """
 
     source: Any
     name: str
     mime_type: str
     type: str
+    place: str = field(default="file", compare=False)
 
     @property
     def shown(self) -> str:
@@ -178,7 +180,7 @@ def described_file(
     if not name:
         raise DifyInvalidInputError(f"{place} names a folder and no file: {shown(source)!r}.")
     mime_type = mime_type or mimetypes.guess_type(name)[0] or UNKNOWN_MIME_TYPE
-    return FileToUpload(source, name, mime_type, kind or type_for(name, mime_type, file_types))
+    return FileToUpload(source, name, mime_type, kind or type_for(name, mime_type, file_types), place)
 
 
 def _is_url_or_id(text: str, place: str) -> bool:
@@ -202,12 +204,15 @@ def source_of(value: Any, place: str, *, bare: bool = False) -> Any:
     :param bare: Whether a name alone is a path, since nothing else can stand there.
     """
     if is_path_object(value):
-        return os.fspath(value) if isinstance(value, os.PathLike) and not hasattr(type(value), "fs") else value
+        if not isinstance(value, os.PathLike) or hasattr(type(value), "fs"):
+            return value
+        path = os.fsdecode(value)
+        _check_path(path, place)
+        return path
     if not isinstance(value, str) or not value.strip():
         raise DifyInvalidInputError(f"{place} must be a path or the URI of an object and is {shape_of(value)}.")
     text = value.strip()
-    if "\0" in text:
-        raise DifyInvalidInputError(f"{place} has a NUL character in it, which no path has.")
+    _check_path(text, place)
     if scheme_of(text):
         return text
     match = _SCHEME.match(text)
@@ -223,6 +228,11 @@ def source_of(value: Any, place: str, *, bare: bool = False) -> Any:
         "as a name alone it could be a file in any folder. Write an absolute path, ./ before the name for the "
         "folder that the worker runs in, or the URI of an object such as s3://bucket/key."
     )
+
+
+def _check_path(text: str, place: str) -> None:
+    if "\0" in text:
+        raise DifyInvalidInputError(f"{place} has a NUL character in it, which no path has.")
 
 
 def _name_of(source: Any) -> str:

@@ -73,7 +73,7 @@ from airflow_provider_dify.hooks.following import AsyncFollowing, SyncFollowing
 from airflow_provider_dify.hooks.forms import KnownForm, known_form, remember_form
 from airflow_provider_dify.hooks.limits import ending_by, seconds_for
 from airflow_provider_dify.hooks.masking import mask_secrets
-from airflow_provider_dify.hooks.stores import Source, Writable, reading, storage_path, writing
+from airflow_provider_dify.hooks.stores import FileGroup, Source, Target, Writable, check_stream, reading, writing
 from airflow_provider_dify.names import CONN_TYPE, DEFAULT_CONN_NAME, HOOK_NAME, WORKFLOW_RUNS
 
 if TYPE_CHECKING:
@@ -695,25 +695,27 @@ class DifyHook(BaseHook):
         *,
         allowed_hosts: Collection[str] = (),
         max_bytes: int = MAX_FILE_BYTES,
+        group: FileGroup | None = None,
     ) -> SavedFile:
         """Fetch a file of a run's outputs and save it; it is written while it arrives.
 
         Only the connection's own server is asked, without the API key, and redirects lead nowhere else. The file gets
-        its name when it is whole. URLs of files are signed and soon expire (after 300 s on a stock server): each
-        answer of ``get_workflow_run`` has new ones.
+        its name when it is whole; after a failure nothing of it is left. A file at its place is replaced, and so is a
+        link, but not what the link leads to; a folder is an error. A local file gets the mode 0600, and a folder that
+        is made 0700; a file that is replaced keeps its mode. URLs of files are signed and soon expire (after 300 s on a
+        stock server): each answer of ``get_workflow_run`` has new ones.
 
         :param file: A file object out of ``outputs``, or its URL; a relative one counts from the server's root.
         :param destination: Where the file is to be: a local path, the URI of an object, or an ``ObjectStoragePath``.
         :param allowed_hosts: Further hosts that may be asked, as ``host`` for the usual ports or ``host:port``.
         :param max_bytes: Largest file that is fetched.
+        :param group: Files that share a limit and are given up together; None for a file by itself.
         :raises DifyFileRefusedError: The URL is not of an allowed host, or the file is larger than allowed.
         :raises DifyFileExpiredError: The server does not give the file, or not any more.
         :raises DifyFileError: It could not be fetched or saved, or has another size than the file object tells.
         """
         described = {"url": file} if isinstance(file, str) else file
         address = address_of(described.get("url"), self.connection.base_url, check_hosts(list(allowed_hosts)))
-        # HTTP clients log the URLs that they ask for where logging is set to debug.
-        mask_secrets(address.secrets)
         mime_type = described.get("mime_type")
         wanted = Wanted(
             address,
@@ -722,12 +724,12 @@ class DifyHook(BaseHook):
             is_page=not isinstance(mime_type, str) or not mime_type or "html" in mime_type,
             allowed_hosts=allowed_hosts,
         )
-        path = storage_path(destination if not isinstance(destination, os.PathLike) else os.fspath(destination))
+        target = Target(destination)
         uris: list[str] = []
 
         @contextmanager
         def anew() -> Iterator[Writable]:
-            with writing(path) as (sink, uri):
+            with writing(target.path, group) as (sink, uri):
                 yield sink
             uris.append(uri)
 
@@ -1177,11 +1179,12 @@ def _opened(file: Any, name: str | None, mime_type: str | None) -> Iterator[Uplo
             found = to_upload({"path": file}, "file")
             assert found is not None
             name = name or found.name
-            stream = stack.enter_context(Source(found.source).open())
+            stream = stack.enter_context(Source(found.source, "file").open())
         else:
+            check_stream(file, "file")
             stream = file
         if not name:
             raise DifyInvalidInputError("name is missing: an open file needs the name that Dify is to keep.")
-        with reading(name):
+        with reading(name, "file"):
             upload = Upload(stream, name, mime_type or mimetypes.guess_type(name)[0] or UNKNOWN_MIME_TYPE)
         yield upload

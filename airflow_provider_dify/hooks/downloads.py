@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tenacity import Retrying
 
 from airflow_provider_dify.api.calls import Call
-from airflow_provider_dify.api.downloads import MAX_REDIRECTS, Address, address_of
+from airflow_provider_dify.api.downloads import MAX_REDIRECTS, Address, address_of, too_large
 from airflow_provider_dify.api.errors import error_for_answer, without_retry_advice
 from airflow_provider_dify.exceptions import (
     DifyError,
@@ -21,6 +21,7 @@ from airflow_provider_dify.exceptions import (
     DifyFileRefusedError,
 )
 from airflow_provider_dify.hooks.http import retry_rules
+from airflow_provider_dify.hooks.masking import hidden_in_http_logs
 
 if TYPE_CHECKING:
     from airflow_provider_dify.hooks.http_sync import SyncExchange, SyncTransport
@@ -72,7 +73,7 @@ def download(transport: SyncTransport, wanted: Wanted, writing: Callable[[], Abs
     :raises DifyFileError: It could not be fetched, or has another size than was told.
     """
     if wanted.size is not None and wanted.size > wanted.limit:
-        raise _too_large(wanted, wanted.size)
+        raise too_large(wanted.size, wanted.limit)
     call = Call("GET", "", "Fetching the file")
 
     def attempt() -> int:
@@ -94,7 +95,8 @@ def _answered(transport: SyncTransport, wanted: Wanted, call: Call) -> SyncExcha
     """Ask for a file, and follow where the answer leads within what is allowed."""
     address = wanted.address
     for _ in range(MAX_REDIRECTS + 1):
-        exchange = transport.fetch(address, call)
+        with hidden_in_http_logs(address.secrets):
+            exchange = transport.fetch(address, call)
         head = exchange.head
         if head.status in _REDIRECTS:
             with exchange:
@@ -130,10 +132,5 @@ def _copied(exchange: SyncExchange, wanted: Wanted, sink: Writable) -> int:
         more = "more than " if size > wanted.size else ""
         raise DifyFileError(f"it has {more}{min(size, most):,} bytes, and {wanted.size:,} were told.")
     if size > most:
-        raise _too_large(wanted, None)
+        raise too_large(None, wanted.limit)
     return size
-
-
-def _too_large(wanted: Wanted, size: int | None) -> DifyFileRefusedError:
-    told = "more" if size is None else f"{size:,} bytes"
-    return DifyFileRefusedError(f"it has {told}, and max_file_bytes allows {wanted.limit:,} bytes.")

@@ -1,9 +1,11 @@
-"""Airflow's masking of secrets in logs, wherever the version at hand keeps it."""
+"""Secrets that no log may show: told to Airflow, or kept out of the records of the HTTP client."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import threading
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from airflow_provider_dify.api.redaction import redactor_of
@@ -33,28 +35,40 @@ _CLIENT_LOGGERS = (
     "asyncio",
 )
 _masked: set[str] = set()
+_hidden = threading.local()
 
 
 class _WithoutSecrets(logging.Filter):
-    """Replaces the secrets of all connections in what other libraries log, in whatever form they are echoed."""
+    """Replaces secrets in what other libraries log: of all connections, and of the request that the thread sends."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Clean a record; none is dropped."""
-        redactor = redactor_of(tuple(sorted(_masked)))
         text = record.getMessage()
-        clean = redactor.text(text)
+        clean = _cleaned(text)
         if clean != text:
             record.msg, record.args = clean, ()
         if record.exc_info and record.exc_text is None:
             trace = _format.formatException(record.exc_info)
-            clean = redactor.text(trace)
+            clean = _cleaned(trace)
             if clean != trace:
                 record.exc_info, record.exc_text = None, clean
         return True
 
 
+def _cleaned(text: str) -> str:
+    for secret in getattr(_hidden, "secrets", ()):
+        text = text.replace(secret, "***")
+    return redactor_of(tuple(sorted(_masked))).text(text)
+
+
 _format = logging.Formatter()
 _filter = _WithoutSecrets()
+
+
+def _watch_clients() -> None:
+    for name in _CLIENT_LOGGERS:
+        # A filter that is there already is not added again.
+        logging.getLogger(name).addFilter(_filter)
 
 
 def mask_secrets(secrets: Iterable[str]) -> None:
@@ -63,10 +77,23 @@ def mask_secrets(secrets: Iterable[str]) -> None:
     Each is told to Airflow once for each process: Airflow 3 hands it on to the task's supervisor, over a connection
     that only the main thread may use.
     """
-    for name in _CLIENT_LOGGERS:
-        # A filter that is there already is not added again.
-        logging.getLogger(name).addFilter(_filter)
+    _watch_clients()
     for secret in secrets:
         if secret not in _masked:
             _masked.add(secret)
             mask_secret(secret)
+
+
+@contextmanager
+def hidden_in_http_logs(secrets: Collection[str]) -> Iterator[None]:
+    """Keep secrets of one request out of what the HTTP client logs meanwhile in this thread.
+
+    For what is used once, such as the signature of a URL: Airflow's own masking compiles one pattern of all secrets
+    for each that it is told, which takes minutes for the files of a run that has a thousand.
+    """
+    _watch_clients()
+    _hidden.secrets = secrets
+    try:
+        yield
+    finally:
+        _hidden.secrets = ()

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_dify.api.downloads import files_in
+from airflow_provider_dify.api.downloads import (
+    bytes_together,
+    check_number_of_files,
+    declared_size,
+    files_in,
+    too_large,
+)
 from airflow_provider_dify.api.filenames import distinct_names, safe_name
 from airflow_provider_dify.api.outcomes import SENSOR_SAVES
 from airflow_provider_dify.api.settings import MAX_FILE_BYTES, MAX_XCOM_BYTES
@@ -20,11 +26,15 @@ from airflow_provider_dify.names import OUTPUTS_SAVED_TO, SAVED_TO
 
 if TYPE_CHECKING:
     from airflow_provider_dify.hooks.dify import DifyHook
+    from airflow_provider_dify.hooks.stores import FileGroup
     from airflow_provider_dify.operators.workflow import DifyRunWorkflowOperator
     from airflow_provider_dify.sensors.workflow import DifyWorkflowRunSensor
 
 PARALLEL_DOWNLOADS = 4
 """Files that one task fetches at a time: a stock Dify has ten connections for everybody (API facts, section 12.1)."""
+
+GIVE_UP_SECONDS = 2.0
+"""Time for downloads to end by themselves when the task ends without them; their part files are removed then."""
 
 log = logging.getLogger(__name__)
 
@@ -94,8 +104,14 @@ def _save_files(outputs: dict[str, Any], run_id: str, hook: DifyHook, to: Destin
     files = files_in(outputs)
     if not files:
         return
-    from airflow_provider_dify.hooks.stores import Target
+    from airflow_provider_dify.hooks.stores import FileGroup, Target
 
+    sizes = {place: declared_size(file) for place, file in files.items()}
+    check_number_of_files(len(files))
+    for place, size in sizes.items():
+        if size is not None and size > to.max_file_bytes:
+            raise _named(too_large(size, to.max_file_bytes), place, files[place])
+    group = FileGroup(bytes_together(sizes.values(), to.max_file_bytes))
     target = Target(to.files_to)
     names = dict(zip(files, distinct_names(file.get("filename") for file in files.values()), strict=True))
     folder = safe_name(run_id, "run")
@@ -108,6 +124,7 @@ def _save_files(outputs: dict[str, Any], run_id: str, hook: DifyHook, to: Destin
                 target.joined(folder, names[place]),
                 allowed_hosts=to.allowed_hosts,
                 max_bytes=to.max_file_bytes,
+                group=group,
             ).uri
         except DifyFileExpiredError as error:
             log.info("File %s of run %s: %s", place, run_id, error)
@@ -115,12 +132,12 @@ def _save_files(outputs: dict[str, Any], run_id: str, hook: DifyHook, to: Destin
         except DifyError as error:
             raise _named(error, place, file) from error
 
-    saved = _side_by_side(save, files)
+    saved = _side_by_side(save, files, group)
     late = {place for place, uri in saved.items() if uri is None}
     if late:
         log.info("The run is read again, since each answer has new signatures.")
         newer = files_in(hook.get_workflow_run(run_id).outputs)
-        again = _side_by_side(save, {place: newer.get(place, files[place]) for place in late})
+        again = _side_by_side(save, {place: newer.get(place, files[place]) for place in late}, group)
         for place, uri in again.items():
             if uri is None:
                 raise _named(
@@ -134,13 +151,21 @@ def _save_files(outputs: dict[str, Any], run_id: str, hook: DifyHook, to: Destin
         log.info("File %s was saved to %s.", place, saved[place])
 
 
-def _side_by_side(save: Any, files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _side_by_side(save: Any, files: Mapping[str, Mapping[str, Any]], group: FileGroup) -> dict[str, Any]:
     pool = ThreadPoolExecutor(PARALLEL_DOWNLOADS, thread_name_prefix="dify-download")
+    pending: dict[str, Future[Any]] = {}
     try:
-        pending = {place: pool.submit(save, place, file) for place, file in files.items()}
+        for place, file in files.items():
+            pending[place] = pool.submit(save, place, file)
         return {place: done.result() for place, done in pending.items()}
+    except BaseException:
+        # Also when the task is killed meanwhile: its process may end at once, and its threads with it.
+        group.give_up()
+        pool.shutdown(wait=False, cancel_futures=True)
+        wait([each for each in pending.values() if not each.cancelled()], GIVE_UP_SECONDS)
+        group.remove_parts()
+        raise
     finally:
-        # Also when the task is killed meanwhile: nobody waits for the others then.
         pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -190,6 +215,6 @@ def load_outputs(returned: Mapping[str, Any]) -> Mapping[str, Any]:
         return returned
     from airflow_provider_dify.hooks.stores import Source, reading
 
-    with Source(uri).open() as stream, reading(uri):
+    with Source(uri, OUTPUTS_SAVED_TO).open() as stream, reading(uri, OUTPUTS_SAVED_TO):
         outputs: dict[str, Any] = json.load(stream)
     return outputs

@@ -16,7 +16,7 @@ from airflow_provider_dify.api.run_files import UploadPolicy, with_uploads
 from airflow_provider_dify.api.uploads import FileToUpload
 from airflow_provider_dify.exceptions import DifyInvalidInputError
 from airflow_provider_dify.hooks.limits import ending_by
-from airflow_provider_dify.hooks.stores import storage_path
+from airflow_provider_dify.hooks.stores import Target
 from airflow_provider_dify.names import WORKFLOW_RUNS
 from airflow_provider_dify.operators.uploads import upload_all
 
@@ -98,7 +98,7 @@ def prepare(task: DifyRunWorkflowOperator, hook: DifyHook, *, user: str) -> Prep
     for folder in (task.output_files_to, task.outputs_to):
         if folder:
             # A store that Airflow does not know would only be noticed when the run has been paid for.
-            storage_path(folder)
+            Target(folder)
     given = resolved_inputs(task)
     # The uploads that follow take as long as they take.
     with ending_by(Deadline(time.time() + task.timeout)):

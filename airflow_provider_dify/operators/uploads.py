@@ -50,7 +50,7 @@ def upload_all(
         sources = {
             key: _fetched(hook, file, os.path.join(folder, str(number)), limits, allowed_hosts)
             if _is_remote(file)
-            else Source(file.source)
+            else Source(file.source, file.place)
             for number, (key, file) in enumerate(wanted.items())
         }
         _check_sizes({key: (file, sources[key].size) for key, file in wanted.items()}, limits)
@@ -78,7 +78,7 @@ def _fetched(
             f"The file {file.name!r} of an earlier run cannot be fetched for this one: {error.message} Nothing was "
             "submitted."
         ) from error
-    return Source(path)
+    return Source(path, file.place)
 
 
 def _uploaded(

@@ -110,10 +110,12 @@ class DifyRunWorkflowOperator(BaseOperator):
     :param output_files_to: Folder in which the files among the run's outputs are saved, at whatever depth they stand:
         an object store's URI (``s3://bucket/{{ ds }}/``), a local path or an ``ObjectStoragePath``. A file is saved as
         ``<folder>/<run id>/<name>``, and its object in the outputs gets ``saved_to`` with that URI. Without it the
-        outputs hold signed URLs, which expire after some minutes. Templated.
+        outputs hold signed URLs, which expire after some minutes. At most 1,000 files of one run are saved. Local files
+        and folders that are made can be read by the worker's user only. Templated.
     :param allowed_file_hosts: Hosts besides the connection's server that files may be fetched from, as ``host`` for the
         usual ports or ``host:port``; redirects lead nowhere else either.
-    :param max_file_bytes: Largest file that is fetched, in bytes; 2 GiB.
+    :param max_file_bytes: Largest file that is fetched, in bytes; 2 GiB. All files of one run together may have 10 GiB,
+        or this where it is more.
     :param outputs_to: Folder, as for ``output_files_to``, for outputs of more than ``max_xcom_bytes``. They are saved
         as JSON in ``<folder>/<run id>.json``, and what the task returns is
         ``{"dify_outputs_saved_to": uri, "size_bytes": …, "workflow_run_id": …}``; ``load_outputs`` of

@@ -61,7 +61,8 @@ class DifyWorkflowRunSensor(BaseSensorOperator):
     :param output_files_to: Folder in which the files among the run's outputs are saved; as for
         ``DifyRunWorkflowOperator``, like the four that follow. Templated.
     :param allowed_file_hosts: Hosts besides the connection's server that files may be fetched from.
-    :param max_file_bytes: Largest file that is fetched, in bytes; 2 GiB.
+    :param max_file_bytes: Largest file that is fetched, in bytes; 2 GiB. All files of one run together may have 10 GiB,
+        or this where it is more.
     :param outputs_to: Folder for outputs that are too large for XCom. Templated.
     :param max_xcom_bytes: Largest outputs that go through XCom, as JSON in bytes; 48 KiB.
 

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_dify.api.downloads import address_of, check_hosts, declared_size, files_in
+from airflow_provider_dify.api.downloads import (
+    address_of,
+    bytes_together,
+    check_hosts,
+    check_number_of_files,
+    declared_size,
+    files_in,
+)
 from airflow_provider_dify.exceptions import DifyFileRefusedError, DifyInvalidInputError
 
 BASE = "https://dify.example.com/v1"
@@ -143,6 +150,32 @@ def test_hosts_that_are_none(value: Any) -> None:
 @pytest.mark.parametrize(("size", "expected"), [(5, 5), (0, 0), (-1, None), (None, None), ("5", None), (True, None)])
 def test_a_size_that_is_told(size: Any, expected: int | None) -> None:
     assert declared_size({"size": size}) == expected
+
+
+GIBIBYTE = 1024**3
+
+
+def test_the_files_of_a_run_are_limited_in_number() -> None:
+    check_number_of_files(1000)
+    with pytest.raises(
+        DifyFileRefusedError, match=r"1,001 files .* at most 1,000 .* Let the workflow put them into an"
+    ):
+        check_number_of_files(1001)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "max_file_bytes", "limit"),
+    [
+        ([], 1, 10 * GIBIBYTE),
+        ([None, None], 1, 10 * GIBIBYTE),
+        ([5 * GIBIBYTE, None, 5 * GIBIBYTE], 5 * GIBIBYTE, 10 * GIBIBYTE),
+        ([30 * GIBIBYTE], 30 * GIBIBYTE, 30 * GIBIBYTE),
+    ],
+)
+def test_the_files_of_a_run_are_limited_together(sizes: list[int | None], max_file_bytes: int, limit: int) -> None:
+    assert bytes_together(sizes, max_file_bytes) == limit
+    with pytest.raises(DifyFileRefusedError, match=f"more than {limit:,} bytes together.* Raise max_file_bytes"):
+        bytes_together([*sizes, limit, 1], max_file_bytes)
 
 
 def test_the_signature_is_a_secret() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_dify.api.filenames import MAX_NAME_BYTES, distinct_names, safe_name
+from airflow_provider_dify.api.filenames import MAX_NAME_BYTES, _split, distinct_names, safe_name
 
 NAMES: list[tuple[Any, str]] = [
     ("report.pdf", "report.pdf"),
@@ -72,3 +73,30 @@ def test_no_two_names_are_the_same_file(names: list[Any]) -> None:
     found = distinct_names(names)
     assert len({name.casefold() for name in found}) == len(names)
     assert all(PurePosixPath(name).parts == (name,) for name in found)
+
+
+def numbered(names: list[Any]) -> list[str]:
+    """Return the names that ``distinct_names`` promises, in the slowest way."""
+    found: list[str] = []
+    for safe in map(safe_name, names):
+        stem, extension = _split(safe)
+        candidates = [safe, *(f"{stem}-{number}{extension}" for number in range(2, len(names) + 2))]
+        taken = {each.casefold() for each in found}
+        found.append(next(each for each in candidates if each.casefold() not in taken))
+    return found
+
+
+@given(
+    st.lists(st.sampled_from(["a.b", "A.B", "a-2.b", "a-3.b", "a-2-2.b", "a", "a-2", "a.", "ß.b", "ss.b", ""]) | NASTY)
+)
+def test_names_get_the_lowest_number_that_is_free(names: list[Any]) -> None:
+    assert distinct_names(names) == numbered(names)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "x" * 2000 + ".csv", "ż" * 2000])
+def test_the_time_for_names_grows_with_their_number(name: str) -> None:
+    before = time.process_time()
+    found = distinct_names([name] * 20_000)
+    # Each name tried for each: a minute and more.
+    assert time.process_time() - before < 15
+    assert len(set(found)) == 20_000

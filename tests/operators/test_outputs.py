@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from airflow_provider_dify.exceptions import (
 )
 from airflow_provider_dify.hooks import forms
 from airflow_provider_dify.hooks.dify import DifyHook
-from airflow_provider_dify.operators.outputs import load_outputs
+from airflow_provider_dify.operators.outputs import Destination, deliver, load_outputs
 from airflow_provider_dify.operators.workflow import DifyRunWorkflowOperator
 from airflow_provider_dify.sensors.workflow import DifyWorkflowRunSensor
 from airflow_provider_dify.testing.faults import Fault
@@ -367,6 +370,141 @@ def test_no_signature_is_told(
     assert sign not in texts_of(caught.value)
     assert sign not in caplog.text
     assert sign not in "".join(capsys.readouterr())
+
+
+def test_no_signature_is_told_in_the_debug_log_of_the_http_client(
+    monkeypatch: pytest.MonkeyPatch, server: DifyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    server.inject(Fault("file", "redirect", url="/files/again?sign=jkjVYau2o0dO5JeY0_9CsNYGRUQfl0g6wJCjUzifq6c"))
+    task(monkeypatch, server, output_files_to=str(tmp_path)).run()
+    signs = [each.query["sign"] for each in server.requests if each.path.startswith("/files/")]
+    assert len(signs) > 1
+    told = [each.getMessage() for each in caplog.records if each.name.startswith("urllib3")]
+    assert [text for text in told if "/files/" in text and "sign=***" in text]
+    assert not [text for text in told if any(sign in text for sign in signs)]
+
+
+# --- Limits of all files together
+
+
+@modes
+def test_a_run_of_too_many_files_saves_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, deferrable: bool) -> None:
+    with DifyServer([workflow(*[OutputFile("a.csv", b"1")] * 1001)], time_scale=0.01) as server:
+        given = task(monkeypatch, server, output_files_to=str(tmp_path), deferrable=deferrable)
+        text = "there are 1,001 files among the outputs, and at most 1,000 are saved of one run. Let the workflow put"
+        error = failing(given, DifyFileRefusedError, text, "has succeeded")
+        assert error.workflow_run_id == server.runs[0].id
+        assert requests_to(server, "GET", ".csv") == []
+    assert everything_in(tmp_path) == set()
+
+
+@pytest.mark.timeout(120)
+def test_as_many_files_as_allowed_take_no_longer_for_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with DifyServer([workflow(*[OutputFile("a.csv", b"1")] * 1000)], time_scale=0.01) as server:
+        outputs = task(monkeypatch, server, output_files_to=str(tmp_path)).run()
+    saved = [each["saved_to"].rpartition("/")[2] for each in outputs["files"]]
+    assert (saved[:2], saved[-1]) == (["a.csv", "a-2.csv"], "a-1000.csv")
+    assert len(everything_in(tmp_path)) == 1000
+
+
+@modes
+def test_files_that_are_too_large_together_are_not_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, deferrable: bool
+) -> None:
+    files = [OutputFile(f"{number}.csv", b"1", size=6 * 1024**3) for number in range(2)]
+    with DifyServer([workflow(*files)], time_scale=0.01) as server:
+        common: dict[str, Any] = {"output_files_to": str(tmp_path), "deferrable": deferrable}
+        given = task(monkeypatch, server, max_file_bytes=6 * 1024**3, **common)
+        text = "more than 10,737,418,240 bytes together, which is the most that is saved of one run. Raise max_file_by"
+        failing(given, DifyFileRefusedError, text)
+        assert requests_to(server, "GET", ".csv") == []
+        # One alone is too large: none of the others is asked for either.
+        failing(task(monkeypatch, server, **common), DifyFileRefusedError, "outputs['files'][0] ('0.csv'): it has 6,44")
+        assert requests_to(server, "GET", ".csv") == []
+
+
+def test_files_that_turn_out_too_large_together_leave_no_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("airflow_provider_dify.api.downloads.MAX_OUTPUT_FILES_BYTES", MEBIBYTE)
+    files = [OutputFile(f"{number}.csv", b"x" * (MEBIBYTE // 4), size=-1) for number in range(5)]
+    with DifyServer([workflow(*files)], time_scale=0.01) as server:
+        given = task(monkeypatch, server, output_files_to=str(tmp_path), max_file_bytes=MEBIBYTE)
+        failing(given, DifyFileRefusedError, "outputs['files']", "more than 1,048,576 bytes together")
+        assert {each.rpartition("/")[2] for each in everything_in(tmp_path)} <= {f"{number}.csv" for number in range(5)}
+        # What a retry overwrites does not count twice.
+        given.parameters["max_file_bytes"] = 2 * MEBIBYTE
+        assert len(given.retry()["files"]) == 5
+        assert len(server.runs) == 1
+
+
+# --- What is in the way, and ends in the middle
+
+
+@modes
+def test_a_folder_at_the_place_of_a_file_fails_the_task_and_stays(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, deferrable: bool
+) -> None:
+    with DifyServer([workflow(OutputFile("a.csv", b"1"))], time_scale=0.01) as server:
+        given = task(monkeypatch, server, output_files_to=str(tmp_path), deferrable=deferrable, durable=True)
+        monkeypatch.setattr("airflow_provider_dify.operators.outputs.safe_name", lambda *_: "run")
+        (tmp_path / "run" / "a.csv").mkdir(parents=True)
+        failing(
+            given, DifyFileError, "/run/a.csv' could not be written: a folder is at that place", "takes this run up"
+        )
+        assert [str(each.relative_to(tmp_path)) for each in sorted(tmp_path.rglob("*"))] == ["run", "run/a.csv"]
+        (tmp_path / "run" / "a.csv").rmdir()
+        assert content_of(given.retry()["files"][0]["saved_to"]) == b"1"
+        assert len(server.runs) == 1
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+@pytest.mark.parametrize("end", ["error", "kill"])
+def test_what_is_under_way_when_the_task_ends_leaves_no_part(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: str, hangs: bool
+) -> None:
+    """A process of Airflow 3 ends right after its task: what its threads have begun would stay as it is."""
+    whole = http(200, b"x" * MEBIBYTE)
+    ended = threading.Event()
+
+    def answer(request: Any, connection: socket.socket) -> bytes | None:
+        if "/files/0" in request.line:
+            while len([each for each in everything_in(tmp_path) if each.endswith(".part")]) < 3:
+                ended.wait(0.01)
+            if end == "error":
+                return http(302, "", Location="http://elsewhere.example/")
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        connection.sendall(whole[: MEBIBYTE // 2])
+        while not hangs and not ended.wait(0.05):
+            connection.sendall(b"x" * 10_000)
+        ended.wait(60)
+        return None
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, killed)
+    file = {"dify_model_identity": "__dify__file__"}
+    outputs = {"files": [{**file, "url": f"/files/{number}", "filename": f"{number}"} for number in range(6)]}
+    with serving() as serve:
+        monkeypatch.setenv(
+            "AIRFLOW_CONN_DIFY_DEFAULT",
+            json.dumps({"conn_type": "dify", "host": serve(answer).url, "password": "app-x"}),
+        )
+        try:
+            began = time.monotonic()
+            with pytest.raises(DifyFileRefusedError if end == "error" else KeyboardInterrupt):
+                deliver(
+                    outputs,
+                    workflow_run_id="run",
+                    hook=DifyHook(),
+                    to=Destination(files_to=str(tmp_path)),
+                    on_retry="",
+                )
+            assert everything_in(tmp_path) == set()
+            assert time.monotonic() - began < 20
+        finally:
+            ended.set()
+            signal.signal(signal.SIGUSR1, before)
 
 
 @modes

@@ -17,6 +17,7 @@ from airflow_provider_dify.testing.server import DifyServer
 from airflow_provider_dify.testing.workflows import Input, OutputFile, Workflow
 from tests.faults.tries import Killed, Task, connect, death, modes, requests_to, submissions
 from tests.hooks.support import VERSIONS
+from tests.hooks.test_local_files import UNFIT
 from tests.operators.storing import attached
 
 WORKFLOW = Workflow(
@@ -146,6 +147,56 @@ def test_a_file_that_is_not_there(
 ) -> None:
     given = task(monkeypatch, server, files=[str(document), make(tmp_path)], deferrable=deferrable)
     refused(given, DifyInvalidInputError, text)
+    assert uploads(server) == 0
+    assert submissions(server) == []
+
+
+def saved(path: Path) -> dict[str, Any]:
+    """Return a file of an earlier run's outputs that its task has saved."""
+    return {
+        "dify_model_identity": "__dify__file__", "type": "document", "transfer_method": "tool_file", "size": 7,
+        "filename": "x.txt", "mime_type": "text/plain", "url": "/files/tools/x.txt?sign=x", "saved_to": f"file://{path}",
+    }  # fmt: skip
+
+
+def object_storage(path: Path) -> Any:
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+    return ObjectStoragePath(f"file://{path}")
+
+
+PLACES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "files[0]": lambda path: {"files": [str(path)]},
+    "files[0] ": lambda path: {"files": [f"file://{path}"]},
+    "files[1]": lambda path: {"files": ["https://files.example/a.png", path]},
+    "files[0]  ": lambda path: {"files": [object_storage(path)]},
+    "files[0]   ": lambda path: {"files": [{"path": str(path), "name": "b.txt"}]},
+    "inputs['doc']": lambda path: {"inputs": {"doc": {"path": f"file://{path}"}}},
+    "inputs['doc'] ": lambda path: {"inputs": {"doc": str(path)}, "allowed_upload_roots": ["/"]},
+    "inputs['doc']  ": lambda path: {"inputs": {"doc": f"file://{path}"}, "allowed_upload_roots": ["file:///"]},
+    "inputs['doc']   ": lambda path: {"inputs": {"doc": saved(path)}, "allowed_upload_roots": ["/"]},
+    "inputs['docs'][1]": lambda path: {"inputs": {"docs": [UPLOAD, path]}},
+    "inputs['docs'][0]": lambda path: {"inputs": {"docs": [object_storage(path)]}, "validate_inputs": False},
+}
+UPLOAD = "5cef34e0-e597-4002-81c3-d11dff183bec"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", ["FIFO", "socket", "link to a device", "link to a folder", "dangling link"])
+def test_what_is_no_file_is_refused_with_the_field_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, server: DifyServer, document: Path, tmp_path: Path, kind: str, place: str
+) -> None:
+    make, reason, remedy = UNFIT[kind]
+    parameters = PLACES[place](make(tmp_path))
+    # Nothing of a run is uploaded, also not the files that are fit.
+    parameters["files"] = [*parameters.get("files", []), document]
+    given = task(monkeypatch, server, **parameters)
+    with pytest.raises(DifyInvalidInputError) as caught:
+        given.run()
+    assert str(caught.value).startswith(f"{place.strip()}: '")
+    assert reason in str(caught.value)
+    assert remedy in str(caught.value)
     assert uploads(server) == 0
     assert submissions(server) == []
 
