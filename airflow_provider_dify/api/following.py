@@ -15,6 +15,7 @@ from airflow_provider_dify.api.errors import without_retry_advice
 from airflow_provider_dify.api.events import (
     ERROR,
     HUMAN_INPUT_REQUIRED,
+    MAX_EVENT_BYTES,
     PING,
     WORKFLOW_FINISHED,
     WORKFLOW_PAUSED,
@@ -73,10 +74,13 @@ class Heard:
 
 
 class EventReader:
-    """Bytes of the events route in, events out, without pings."""
+    """Bytes of the events route in, events out, without pings.
 
-    def __init__(self) -> None:
-        self._decoder = EventDecoder()
+    :param max_event_bytes: As in ``EventDecoder``.
+    """
+
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._decoder = EventDecoder(max_event_bytes)
         self.ended = False
 
     def feed(self, chunk: bytes) -> list[Event]:

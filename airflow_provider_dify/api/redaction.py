@@ -8,6 +8,8 @@ log line) has to be.
 from __future__ import annotations
 
 import base64
+import html
+import json
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -27,6 +29,10 @@ _ESCAPED = re.compile(
 _ENTITIES = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
 _NAMED = {character: name for name, character in _ENTITIES.items()}
 _ESCAPE_SIGNS = (b"\\", b"%", b"&")
+# Longer texts would take seconds.
+_ESCAPED_UP_TO = 64 * 1024
+# All characters of a secret in the same way.
+_STYLES = ("\\u{:04x}", "\\\\u{:04x}", "\\x{:02x}", "%{:02x}", "&#{};", "&#x{:x};")
 # Bytes that one character takes in the longest of these ways, with some backslashes to spare.
 _ESCAPED_BYTES = 16
 
@@ -35,8 +41,8 @@ class Redactor:
     """Replaces secrets in texts and bytes, in whatever form they are echoed.
 
     Upper and lower case count as the same. Besides the text itself: base64 of it and of whatever it is a part of,
-    hexadecimal digits, and any of its characters escaped as JSON, URLs and HTML do. ``longest`` is how many bytes a
-    form has at most.
+    hexadecimal digits, and all of its characters escaped as JSON, URLs and HTML do; in up to 64 KiB also any of them.
+    ``longest`` is how many bytes a form has at most.
 
     :param secrets: The secrets; those of less than four characters are none.
     """
@@ -45,7 +51,7 @@ class Redactor:
         whole = sorted({each for each in secrets if len(each) >= SHORTEST}, key=lambda each: (-len(each), each))
         forms = {form for each in whole for form in _forms_of(each)}
         ordered = sorted(forms, key=lambda form: (-len(form), form))
-        self.longest = _ESCAPED_BYTES * max(map(len, ordered), default=0)
+        self.longest = max([*map(len, ordered), *(_ESCAPED_BYTES * len(each.encode()) for each in whole)], default=0)
         self._literals = tuple(form.lower() for form in ordered)
         self._pattern = re.compile(b"|".join(map(re.escape, ordered)) or rb"(?!)", re.IGNORECASE)
         self._escaped = re.compile(b"|".join(_escaped(each.encode()) for each in whole) or rb"(?!)", re.IGNORECASE)
@@ -57,8 +63,8 @@ class Redactor:
         folded = data.lower()
         if any(form in folded for form in self._literals):
             data = self._pattern.sub(_MASK_BYTES, data)
-        # Escapes are looked for only where there are some that hide a secret.
-        if any(sign in data for sign in _ESCAPE_SIGNS):
+        # Escapes of single characters are looked for only where there are some that hide a secret.
+        if len(data) <= _ESCAPED_UP_TO and any(sign in data for sign in _ESCAPE_SIGNS):
             plain = _ESCAPED.sub(_unescaped, data).lower()
             if any(form in plain for form in self._literals):
                 data = self._escaped.sub(_MASK_BYTES, data)
@@ -85,7 +91,9 @@ def basic_login(user: str, password: str) -> str:
 def _forms_of(secret: str) -> set[bytes]:
     """Return the forms of a secret that are found by their bytes."""
     raw = secret.encode()
-    forms = {raw, quote(secret, safe="").encode(), quote_plus(secret).encode()}
+    forms = {raw, quote(secret, safe="").encode(), quote_plus(secret).encode(), html.escape(secret).encode()}
+    forms |= {json.dumps(secret)[1:-1].encode(), secret.replace("/", "\\/").encode()}
+    forms |= {"".join(style.format(each) for each in raw).encode() for style in _STYLES}
     if len(raw) >= 2 * SHORTEST:
         forms.add(raw.hex().encode())
         forms |= _within_base64(raw)

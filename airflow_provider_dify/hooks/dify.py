@@ -73,6 +73,7 @@ from airflow_provider_dify.hooks.following import AsyncFollowing, SyncFollowing
 from airflow_provider_dify.hooks.forms import KnownForm, known_form, remember_form
 from airflow_provider_dify.hooks.limits import ending_by, seconds_for
 from airflow_provider_dify.hooks.masking import mask_secrets
+from airflow_provider_dify.hooks.sizes import Size
 from airflow_provider_dify.hooks.stores import FileGroup, Source, Target, Writable, check_stream, reading, writing
 from airflow_provider_dify.names import CONN_TYPE, DEFAULT_CONN_NAME, HOOK_NAME, WORKFLOW_RUNS
 
@@ -229,8 +230,11 @@ class DifyHook(BaseHook):
             connection = await self.aconnection()
             for ended in [each for each in self._async_transports if each.is_closed()]:
                 self._async_transports.pop(ended, None)
-            transport = self._async_transports.setdefault(loop, AsyncTransport(connection))
+            transport = self._async_transports.setdefault(loop, AsyncTransport(connection, self._answer_size()))
         return transport
+
+    def _answer_size(self) -> Size:
+        return Size()
 
     def close(self) -> None:
         """Close the worker's pooled connections, of this process."""

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 # Longer than any wait: the stream is closed by who listens, or by the server.
 _STREAM_SECONDS = 7 * 86400.0
 _CLOSE_SECONDS = 2.0
+# Of a larger event the triggerer reads nothing: all others stand still while it is decoded.
+_TRIGGERER_EVENT_BYTES = 256 * 1024
+# Events that wait to be told in the log, and that are told at once: the server is read no faster.
+_TRIGGERER_EVENTS = 200
 
 
 class _End:
@@ -181,7 +185,7 @@ class AsyncFollowing:
         if slot is None:
             return False
         # Not before it is needed: a triggerer holds thousands of waits, and few of them follow events.
-        self._items: asyncio.Queue[Event | _End] = asyncio.Queue()
+        self._items: asyncio.Queue[Event | _End] = asyncio.Queue(_TRIGGERER_EVENTS)
         self._task = asyncio.create_task(self._pump(request, slot, self._items))
         return True
 
@@ -195,15 +199,15 @@ class AsyncFollowing:
                 async with await transport.open(operation.call, retry=False) as exchange:
                     if not exchange.head.ok or not exchange.head.is_event_stream:
                         raise error_for_answer(await exchange.read(), operation.call.what)
-                    reader = EventReader()
+                    reader = EventReader(_TRIGGERER_EVENT_BYTES)
                     async for chunk in exchange.chunks(asyncio.get_running_loop().time() + _STREAM_SECONDS):
                         for event in reader.feed(chunk):
-                            items.put_nowait(event)
+                            await items.put(event)
                         if reader.ended:
                             break
             except Exception as failure:
                 error = _failure(failure)
-        items.put_nowait(_End(error))
+        await items.put(_End(error))
 
     async def _close(self) -> None:
         task, self._task = self._task, None

@@ -26,7 +26,6 @@ from airflow_provider_dify.api.values import excerpt
 from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.exceptions import (
     DifyConfigurationError,
-    DifyResponseError,
     DifyServerError,
     DifyTransportError,
 )
@@ -52,9 +51,6 @@ _PLAIN_HTTP = frozenset(
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
 _PROXY_ERRORS = frozenset({"ProxyError", "ClientProxyConnectionError", "ClientHttpProxyError"})
 _CLOSED = frozenset({"IncompleteRead", "ServerDisconnectedError", "ClientPayloadError", "TransferEncodingError"})
-
-MAX_ANSWER_BYTES = 32 * 1024 * 1024
-"""Size of an answer's body, decompressed, beyond which it is given up; a stream's lines have a limit of their own."""
 
 FILE_SECONDS = 3600.0
 """Seconds that the body of one file may take, however steadily it comes."""
@@ -85,15 +81,6 @@ def request_headers(connection: DifyConnection, call: Call, content_type: str | 
     if content_type:
         headers["Content-Type"] = content_type
     return headers
-
-
-def too_large(connection: DifyConnection, call: Call, status: int) -> DifyResponseError:
-    """Return the error for an answer whose body exceeds ``MAX_ANSWER_BYTES``."""
-    return DifyResponseError(
-        f"{call.what}: the answer of {connection.base_url} (HTTP {status}) has more than {MAX_ANSWER_BYTES:,} bytes "
-        "and was given up. Let the workflow return less, or a file.",
-        status_code=status,
-    )
 
 
 def proxy_parts(connection: DifyConnection) -> tuple[str | None, str | None]:

@@ -17,23 +17,25 @@ from airflow_provider_dify.api.redaction import StreamRedaction
 from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.hooks.http import (
-    MAX_ANSWER_BYTES,
     lower_case,
     own_limit,
     proxy_parts,
     request_headers,
     retry_rules,
     tls_context,
-    too_large,
     transport_error,
     whole_answer,
     without_server_error,
 )
 from airflow_provider_dify.hooks.limited import limited, within
 from airflow_provider_dify.hooks.limits import Limit, seconds_for
+from airflow_provider_dify.hooks.sizes import Size, check_bytes, check_containers
 
 # An aiohttp response can end with any of these while its head or body is awaited.
 _FAILURES = (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError)
+# What is searched for secrets, and for events, without a thread and without a turn for others.
+_AT_ONCE_BYTES = 64 * 1024
+_TURN_BYTES = 8 * 1024
 
 
 class AsyncExchange:
@@ -45,10 +47,12 @@ class AsyncExchange:
         call: Call,
         response: aiohttp.ClientResponse,
         limit: Limit,
+        size: Size,
         own_session: aiohttp.ClientSession | None = None,
     ) -> None:
         self._own_session = own_session
         self._limit = limit
+        self._size = size
         self._connection = connection
         self._call = call
         self._response = response
@@ -79,15 +83,18 @@ class AsyncExchange:
         # Raised outside: aiohttp's own errors carry the request's headers, and the proxy's password.
         if failure:
             raise failure
-        return whole_answer(self._connection, self.head, body)
+        if len(body) <= _AT_ONCE_BYTES:
+            return whole_answer(self._connection, self.head, body)
+        return await asyncio.to_thread(whole_answer, self._connection, self.head, body)
 
     async def _read(self) -> bytes:
         body = bytearray()
         while chunk := await self._response.content.readany():
             body += chunk
-            if len(body) > MAX_ANSWER_BYTES:
-                raise too_large(self._connection, self._call, self.head.status)
-        return bytes(body)
+            check_bytes(self._size, len(body), self._connection, self._call, self.head.status)
+        whole = bytes(body)
+        check_containers(self._size, whole, self._connection, self._call, self.head.status)
+        return whole
 
     async def chunks(self, until: float) -> AsyncIterator[bytes]:
         """Yield the body as it arrives, without a secret of the connection in it.
@@ -110,18 +117,24 @@ class AsyncExchange:
             if not chunk:
                 yield clean.rest()
                 return
-            if piece := clean.feed(chunk):
-                yield piece
+            for begin in range(0, len(chunk), _TURN_BYTES):
+                if piece := clean.feed(chunk[begin : begin + _TURN_BYTES]):
+                    yield piece
+                if len(chunk) > _TURN_BYTES:
+                    # Others have their turn: there may be thousands of events in what has come.
+                    await asyncio.sleep(0)
 
 
 class AsyncTransport:
     """Sends calls from the triggerer. Redirects are not followed, and nothing but the connection is trusted.
 
     :param connection: The checked connection.
+    :param size: How large an answer may be.
     """
 
-    def __init__(self, connection: DifyConnection) -> None:
+    def __init__(self, connection: DifyConnection, size: Size | None = None) -> None:
         self._connection = connection
+        self._size = size or Size()
         self._session: aiohttp.ClientSession | None = None
         self._session_lock = asyncio.Lock()
         self._tls: ssl.SSLContext | None = None
@@ -232,7 +245,7 @@ class AsyncTransport:
             if own_session is not None:
                 await own_session.close()
             raise failure
-        return AsyncExchange(connection, call, response, limit, own_session)
+        return AsyncExchange(connection, call, response, limit, self._size, own_session)
 
 
 async def _response_of(request: Awaitable[aiohttp.ClientResponse]) -> aiohttp.ClientResponse:

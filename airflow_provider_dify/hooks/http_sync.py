@@ -21,14 +21,12 @@ from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.hooks.http import (
     FILE_SECONDS,
-    MAX_ANSWER_BYTES,
     lower_case,
     own_limit,
     proxy_parts,
     request_headers,
     retry_rules,
     tls_context,
-    too_large,
     transport_error,
     user_agent,
     whole_answer,
@@ -36,9 +34,11 @@ from airflow_provider_dify.hooks.http import (
 )
 from airflow_provider_dify.hooks.limited_sockets import LimitedAdapter, within
 from airflow_provider_dify.hooks.limits import Limit, seconds_for
+from airflow_provider_dify.hooks.sizes import Size, check_bytes
 
 # A requests response can end with any of these while its head or body is awaited.
 _FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError)
+_SIZE = Size()
 
 
 class SyncExchange:
@@ -90,11 +90,11 @@ class SyncExchange:
             with within(self._limit):
                 while chunk := self._response.raw.read(CHUNK_BYTES, decode_content=True):
                     body += chunk
-                    if len(body) > MAX_ANSWER_BYTES:
-                        failure = too_large(self._connection, self._call, self.head.status)
-                        break
+                    check_bytes(_SIZE, len(body), self._connection, self._call, self.head.status)
         except _FAILURES as error:
             failure = transport_error(self._connection, self._call, error, sent=True)
+        except DifyError as error:
+            failure = error
         # Raised outside, as in the triggerer: nothing that a client library attaches to its errors gets out.
         if failure:
             raise failure

@@ -33,6 +33,7 @@ from airflow_provider_dify.fields import MAX_CONNECTIONS
 from airflow_provider_dify.hooks.dify import DifyHook
 from airflow_provider_dify.hooks.gate import Gate
 from airflow_provider_dify.hooks.limits import is_too_late
+from airflow_provider_dify.hooks.sizes import TRIGGERER_SIZE, AnswerTooLarge, Size
 from airflow_provider_dify.names import WORKFLOW_RUNS
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class Poller:
         return await asyncio.shield(self._reading)
 
     async def _read_now(self) -> DifyError | None:
-        hook = DifyHook(self._conn_id)
+        hook = _SharedHook(self._conn_id)
         self._read_at = asyncio.get_running_loop().time()
         try:
             connection = await hook.aconnection()
@@ -340,6 +341,13 @@ class Poller:
             _wake(member.asleep)
 
 
+class _SharedHook(DifyHook):
+    """The hook that holds the session: it reads no more of an answer than can be decoded while others wait."""
+
+    def _answer_size(self) -> Size:
+        return TRIGGERER_SIZE
+
+
 class Alarms:
     """Wakes those that sleep a second or longer together, each tenth of a second, and so at a fraction of the cost."""
 
@@ -372,6 +380,12 @@ class Alarms:
     def _ring(self, tick: int) -> None:
         for future in self._ticks.pop(tick)[1]:
             _wake(future)
+
+
+def _readable(look: Look) -> Look:
+    if isinstance(look.error, AnswerTooLarge):
+        raise look.error
+    return look
 
 
 def _wake(future: asyncio.Future[None] | None) -> None:
@@ -431,15 +445,18 @@ class PolledHook(DifyHook):
         return await self._shared.send(operation, timeout=timeout, retry=retry, urgent=self._is_last_look())
 
     async def alook(self, workflow_run_id: str, *, timeout: float | None = None) -> Look:
-        """Take one look at a run, which a page may spare; see ``DifyHook.look``."""
+        """Take one look at a run, which a page may spare; see ``DifyHook.look``.
+
+        :raises AnswerTooLarge: Its row is too large to be decoded while others wait: a worker must look at it.
+        """
         run_id = workflow_run_id.lower()
         if run_id != self._run_id:
-            return await super().alook(workflow_run_id, timeout=timeout)
+            return _readable(await super().alook(workflow_run_id, timeout=timeout))
         if not self._wants_whole_run and not self._is_last_look():
             status = await self._shared.status(self, run_id, self.left())
             if status is not None:
                 return Look(run=WorkflowRun(workflow_run_id, status), watched=self._is_watched)
-        look = await super().alook(workflow_run_id, timeout=timeout)
+        look = _readable(await super().alook(workflow_run_id, timeout=timeout))
         if look.run is not None:
             self._wants_whole_run = False
             self._shared.learn(run_id, look.run)

@@ -25,7 +25,8 @@ from airflow_provider_dify.api.waiting import wait_for_run
 from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.hooks.dify import DifyHook
 from airflow_provider_dify.hooks.poller import PolledHook
-from airflow_provider_dify.triggers.report import RESUME, DueReport, Report, SearchReport
+from airflow_provider_dify.hooks.sizes import AnswerTooLarge
+from airflow_provider_dify.triggers.report import ENDED, RESUME, DueReport, Report, SearchReport
 from airflow_provider_dify.triggers.stopping import (
     CALLS_ON_KILL,
     ON_KILL_SECONDS,
@@ -168,6 +169,9 @@ class _RunTrigger(_DifyTrigger):
             flow = followed(wait, steps, user=user, clock=time.time)
         try:
             return Report.of(run_id, await hook.afollow(flow, self.log.info, deadline))
+        except AnswerTooLarge:
+            self.log.info("The row of Dify run %s is too large for the triggerer: the worker reads it.", run_id)
+            return Report(ENDED, run_id)
         except DifyError as error:
             return Report.of_error(run_id, error)
 
@@ -334,7 +338,10 @@ class DifyFindRunTrigger(_RunTrigger):
             return True
         deadline = Deadline(self.end_time)
         earlier = look_at_earlier(found.workflow_run_id, time.time, deadline)
-        run = await hook.afollow(earlier, self.log.info, deadline)
+        try:
+            run = await hook.afollow(earlier, self.log.info, deadline)
+        except AnswerTooLarge:
+            return False
         return (
             run is not None
             and not run.status.is_terminal

@@ -90,7 +90,7 @@ class Dify:
         clock = SimpleNamespace(time=lambda: EPOCH + self.loop.now)
         monkeypatch.setattr(workflow, "time", clock)
         monkeypatch.setattr(poller, "time", clock)
-        monkeypatch.setattr(http_async, "AsyncTransport", lambda connection: Transport(self, connection))
+        monkeypatch.setattr(http_async, "AsyncTransport", lambda connection, size: Transport(self, connection))
         monkeypatch.setattr("asgiref.sync.sync_to_async", _at_once)
         monkeypatch.setattr(DifyHook, "_read_connection", lambda hook: self._connection(hook.dify_conn_id))
 
