@@ -9,6 +9,7 @@ import platform
 import socket
 import ssl
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
@@ -51,6 +52,8 @@ _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, er
 _PROXY_ERRORS = frozenset({"ProxyError", "ClientProxyConnectionError", "ClientHttpProxyError"})
 _CLOSED = frozenset({"IncompleteRead", "ServerDisconnectedError", "ClientPayloadError", "TransferEncodingError"})
 
+IDENTITY = "identity"
+"""The Accept-Encoding of every request."""
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 """Size of an answer's body, decompressed, beyond which it is given up; a stream's lines have a limit of their own."""
 
@@ -68,18 +71,18 @@ def user_agent() -> str:
 def request_headers(connection: DifyConnection, call: Call, content_type: str | None) -> dict[str, str]:
     """Return all headers of a request but its length."""
     headers = {
-        **connection.headers,
         **call.headers,
         "Authorization": f"Bearer {connection.api_key}",
         "User-Agent": user_agent(),
         "Accept": "text/event-stream, application/json" if call.streaming else "application/json",
+        # A kilobyte of a compressed answer can stand for gigabytes. And a gateway that compresses would hold events
+        # back until its buffer is full.
+        "Accept-Encoding": IDENTITY,
     }
-    if call.streaming:
-        # A compressing gateway would hold events back until its buffer is full.
-        headers["Accept-Encoding"] = "identity"
     if content_type:
         headers["Content-Type"] = content_type
-    return headers
+    own = lower_case(headers)
+    return {name: value for name, value in connection.headers.items() if name.lower() not in own} | headers
 
 
 def too_large(connection: DifyConnection, call: Call, status: int) -> DifyResponseError:
@@ -89,6 +92,21 @@ def too_large(connection: DifyConnection, call: Call, status: int) -> DifyRespon
         "and was given up. Let the workflow return less, or a file.",
         status_code=status,
     )
+
+
+def compressed(connection: DifyConnection, call: Call, status: int, codings: str) -> DifyResponseError:
+    """Return the error for an answer in codings that are not read; see ``BodyDecoder``."""
+    return DifyResponseError(
+        f"{call.what}: the answer of {connection.base_url} (HTTP {status}) is compressed as {codings!r}, which was not "
+        "asked for and is not read. A gateway in front of Dify is the likely cause: let it pass answers on as they "
+        "are, or use an address behind it.",
+        status_code=status,
+    )
+
+
+def without_text(head: Answer, codings: str) -> Answer:
+    """Return an answer that is an error with a note in place of its text, since its status says what matters."""
+    return replace(head, body=f"its text is compressed as {codings!r} and is not read".encode())
 
 
 def proxy_parts(connection: DifyConnection) -> tuple[str | None, str | None]:
@@ -105,8 +123,12 @@ def proxy_parts(connection: DifyConnection) -> tuple[str | None, str | None]:
 
 
 def lower_case(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return response headers with their names in lower case."""
-    return {name.lower(): value for name, value in headers.items()}
+    """Return headers with their names in lower case; what came in several lines is joined by commas."""
+    found: dict[str, str] = {}
+    for name, value in headers.items():
+        name = name.lower()
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
 
 
 def tls_context(connection: DifyConnection) -> ssl.SSLContext:

@@ -15,8 +15,10 @@ from airflow_provider_dify.api.calls import Call
 from airflow_provider_dify.api.errors import Answer
 from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.exceptions import DifyError
+from airflow_provider_dify.hooks.decoding import BodyDecoder
 from airflow_provider_dify.hooks.http import (
     MAX_ANSWER_BYTES,
+    compressed,
     lower_case,
     proxy_parts,
     request_headers,
@@ -25,6 +27,7 @@ from airflow_provider_dify.hooks.http import (
     too_large,
     transport_error,
     without_server_error,
+    without_text,
 )
 from airflow_provider_dify.hooks.limited import limited
 
@@ -47,6 +50,7 @@ class AsyncExchange:
         self._call = call
         self._response = response
         self.head = Answer(response.status, lower_case(response.headers))
+        self._decoder = BodyDecoder(self.head.headers)
 
     async def __aenter__(self) -> AsyncExchange:
         """Return itself."""
@@ -58,15 +62,38 @@ class AsyncExchange:
         if self._own_session is not None:
             await self._own_session.close()
 
+    async def _next(self) -> bytes:
+        """Return the next bytes of the body, decompressed; none at its end.
+
+        :raises DifyResponseError: The body is compressed in a way that is not read.
+        """
+        decoder = self._decoder
+        if decoder.refused:
+            raise compressed(self._connection, self._call, self.head.status, decoder.refused)
+        while True:
+            if decoder.is_hungry:
+                chunk = await self._response.content.readany()
+                if not chunk:
+                    return b""
+                decoder.feed(chunk)
+            elif decoder.is_compressed:
+                # Others have their turn between two pieces, before this one is taken: a cancel loses nothing.
+                await asyncio.sleep(0)
+            if piece := decoder.take():
+                return piece
+
     async def read(self) -> Answer:
         """Return the answer with its whole body.
 
         :raises DifyTransportError: The connection broke or fell silent.
+        :raises DifyResponseError: The body is larger than allowed, or compressed in a way that is not read.
         """
+        if self._decoder.refused and not self.head.ok:
+            return without_text(self.head, self._decoder.refused)
         body = bytearray()
         failure: DifyError | None = None
         try:
-            while chunk := await self._response.content.readany():
+            while chunk := await self._next():
                 body += chunk
                 if len(body) > MAX_ANSWER_BYTES:
                     failure = too_large(self._connection, self._call, self.head.status)
@@ -87,7 +114,7 @@ class AsyncExchange:
         loop = asyncio.get_running_loop()
         while (left := until - loop.time()) > 0:
             try:
-                chunk = await limited(self._response.content.readany(), left)
+                chunk = await limited(self._next(), left)
             except asyncio.TimeoutError:
                 return
             except _FAILURES as error:
@@ -123,6 +150,7 @@ class AsyncTransport:
             connector=aiohttp.TCPConnector(ssl=self._tls if self._tls is not None else True, limit=0),
             # Its netrc and proxies are dealt with as in the worker: not at all, and in the connection.
             trust_env=False,
+            auto_decompress=False,
             max_line_size=65536,
             max_field_size=65536,
         )

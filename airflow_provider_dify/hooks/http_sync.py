@@ -18,8 +18,11 @@ from airflow_provider_dify.api.downloads import Address
 from airflow_provider_dify.api.errors import Answer
 from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.exceptions import DifyError
+from airflow_provider_dify.hooks.decoding import BodyDecoder
 from airflow_provider_dify.hooks.http import (
+    IDENTITY,
     MAX_ANSWER_BYTES,
+    compressed,
     lower_case,
     proxy_parts,
     request_headers,
@@ -29,6 +32,7 @@ from airflow_provider_dify.hooks.http import (
     transport_error,
     user_agent,
     without_server_error,
+    without_text,
 )
 
 
@@ -47,6 +51,7 @@ class SyncExchange:
         self._response = response
         self._own_session = own_session
         self.head = Answer(response.status_code, lower_case(response.headers))
+        self._decoder = BodyDecoder(self.head.headers)
 
     def __enter__(self) -> SyncExchange:
         """Return itself."""
@@ -68,15 +73,36 @@ class SyncExchange:
     def _socket(self) -> socket.socket | None:
         return getattr(getattr(self._response.raw, "connection", None), "sock", None)
 
+    def _next(self, read: Callable[..., bytes]) -> bytes:
+        """Return the next bytes of the body, decompressed; none at its end.
+
+        :param read: A method of urllib3's answer, which reads as much as there is or waits for a whole chunk.
+        :raises DifyResponseError: The body is compressed in a way that is not read.
+        """
+        decoder = self._decoder
+        if decoder.refused:
+            raise compressed(self._connection, self._call, self.head.status, decoder.refused)
+        while True:
+            if decoder.is_hungry:
+                chunk = read(CHUNK_BYTES, decode_content=False)
+                if not chunk:
+                    return b""
+                decoder.feed(chunk)
+            if piece := decoder.take():
+                return piece
+
     def read(self) -> Answer:
         """Return the answer with its whole body.
 
         :raises DifyTransportError: The connection broke or fell silent.
+        :raises DifyResponseError: The body is larger than allowed, or compressed in a way that is not read.
         """
+        if self._decoder.refused and not self.head.ok:
+            return without_text(self.head, self._decoder.refused)
         body = bytearray()
         failure: DifyError | None = None
         try:
-            while chunk := self._response.raw.read(CHUNK_BYTES, decode_content=True):
+            while chunk := self._next(self._response.raw.read):
                 body += chunk
                 if len(body) > MAX_ANSWER_BYTES:
                     failure = too_large(self._connection, self._call, self.head.status)
@@ -96,7 +122,9 @@ class SyncExchange:
         while True:
             failure: DifyError | None = None
             try:
-                chunk = self._response.raw.read(CHUNK_BYTES, decode_content=True)
+                chunk = self._next(self._response.raw.read)
+                if not chunk:
+                    self._decoder.check_end()
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 failure = transport_error(self._connection, self._call, error, sent=True)
             if failure:
@@ -111,11 +139,12 @@ class SyncExchange:
         :param until: Moment of ``time.monotonic`` at which reading ends, without an error.
         :raises DifyTransportError: The connection broke.
         """
+
+        def read1(size: int, **options: bool) -> bytes:
+            return self._response.raw.read1(size, **options) if self._limit_next_read(until) else b""
+
         try:
-            while self._limit_next_read(until):
-                chunk = self._response.raw.read1(CHUNK_BYTES, decode_content=True)
-                if not chunk:
-                    return
+            while time.monotonic() < until and (chunk := self._next(read1)):
                 yield chunk
         except urllib3.exceptions.ReadTimeoutError:
             return
@@ -129,6 +158,13 @@ class SyncExchange:
         if sock is not None and left > 0:
             sock.settimeout(left)
         return left > 0
+
+
+class _Session(requests.Session):
+    """A session that leaves redirects alone."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Return None: also where redirects are not followed, requests reads the whole body of one, of any size."""
 
 
 class _ProxyAdapter(requests.adapters.HTTPAdapter):
@@ -163,7 +199,7 @@ class SyncTransport:
 
     def _new_session(self, *, foreign: bool = False) -> requests.Session:
         connection = self._connection
-        session = requests.Session()
+        session = _Session()
         # The environment's netrc would replace the Authorization header; its proxies and CA bundles are
         # part of the connection already.
         session.trust_env = False
@@ -235,7 +271,7 @@ class SyncTransport:
         try:
             response = session.get(
                 address.url,
-                headers={**headers, "Accept": "*/*", "Accept-Encoding": "identity"},
+                headers={**headers, "Accept": "*/*", "Accept-Encoding": IDENTITY},
                 timeout=(connection.connect_timeout, connection.read_timeout),
                 allow_redirects=False,
                 stream=True,
