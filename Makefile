@@ -25,19 +25,22 @@ MATRIX_TESTS := $(wildcard tests/test_*.py) tests/hooks/test_hook_methods.py tes
 	tests/faults/test_submission_and_tries.py tests/faults/test_deadlines_and_lives.py \
 	tests/integration/test_example_dags.py::test_an_example_works tests/integration/test_dags_test.py \
 	tests/integration/test_pytest_recipe.py
+# Beside these Airflows the oldest dependencies that pyproject.toml allows are tested.
+LOWEST := 2.11.2 3.3.2
 PORT ?= 0
 
 # make demo DIFY_BASE_URL=… DIFY_API_KEY=… DIFY_INPUTS='{"text": "hi"}' runs the workflow of a real server.
 export DIFY_BASE_URL DIFY_API_KEY DIFY_INPUTS SCREENSHOTS CHROMIUM
 
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test processes bench matrix faults soak upgrades browser lint format docs wheel constraints clean
+.PHONY: help setup up down demo test lowest processes bench matrix faults soak upgrades browser lint format docs wheel constraints clean
 
 help:
 	@echo "make demo        run a workflow from a DAG, against a local Dify server"
 	@echo "make up          start Airflow with its user interface, the example DAGs and a local Dify server; PORT=… chooses"
 	@echo "make down        end them"
 	@echo "make test        run the tests but those of the next commands; AIRFLOW_VERSION=2.11.2 chooses another Airflow, PYTEST_ARGS=… a selection"
+	@echo "make lowest      run the tests of rules and HTTP with the oldest dependencies that are allowed, on Airflow $(LOWEST)"
 	@echo "make processes   run the tests that start Airflow's processes, or DAGs that take long"
 	@echo "make faults      kill Airflow's real processes, with PostgreSQL, whose programs must be installed"
 	@echo "make soak        run many tasks while Airflow's processes and Dify are killed at random, with PostgreSQL"
@@ -107,6 +110,20 @@ matrix-%:
 	@echo "Airflow $*:"
 	@$(MAKE) --no-print-directory test AIRFLOW_VERSION=$* \
 		PYTEST_ARGS="-m 'not postgres and not browser' $(MATRIX_TESTS) $(PYTEST_ARGS)"
+
+# Most of these tests wait, so both versions run at the same time; each prints its output once it has ended.
+lowest: $(addprefix .venvs/lowest-,$(addsuffix /.ready,$(LOWEST)))
+	@$(MAKE) --no-print-directory --jobs --output-sync=target $(addprefix lowest-,$(LOWEST))
+
+lowest-%:
+	@echo "Airflow $* with the oldest dependencies:"
+	@.venvs/lowest-$*/bin/python -m pytest -q -o cache_dir=.pytest_cache/lowest-$* -n $(WORKERS) --dist loadgroup \
+		tests/api tests/hooks $(PYTEST_ARGS)
+
+.venvs/lowest-%/.ready: $(READY) pyproject.toml constraints/airflow-%.txt scripts/setup_lowest.sh
+	@echo "Setting up Airflow $* with the oldest dependencies in .venvs/lowest-$* …"
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/setup_lowest.sh $* .venvs/lowest-$*
+	@touch $@
 
 browser: $(READY)
 	@$(PYTEST) -m browser tests/browser $(PYTEST_ARGS)

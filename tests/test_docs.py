@@ -21,7 +21,7 @@ from airflow_provider_dify.sensors.workflow import DifyWorkflowRunSensor
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path(airflow_provider_dify.__file__).parent
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md")])
 TASKS = {DifyRunWorkflowOperator: BaseOperator, DifyWorkflowRunSensor: BaseSensorOperator}
 BY_NAME = {
     "DifyRunWorkflowOperator": DifyRunWorkflowOperator,

@@ -26,6 +26,7 @@ from airflow_provider_dify.api.values import excerpt
 from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.exceptions import (
     DifyConfigurationError,
+    DifyResponseError,
     DifyServerError,
     DifyTransportError,
 )
@@ -52,6 +53,8 @@ _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, er
 _PROXY_ERRORS = frozenset({"ProxyError", "ClientProxyConnectionError", "ClientHttpProxyError"})
 _CLOSED = frozenset({"IncompleteRead", "ServerDisconnectedError", "ClientPayloadError", "TransferEncodingError"})
 
+IDENTITY = "identity"
+"""The Accept-Encoding of every request."""
 FILE_SECONDS = 3600.0
 """Seconds that the body of one file may take, however steadily it comes."""
 
@@ -69,18 +72,33 @@ def user_agent() -> str:
 def request_headers(connection: DifyConnection, call: Call, content_type: str | None) -> dict[str, str]:
     """Return all headers of a request but its length."""
     headers = {
-        **connection.headers,
         **call.headers,
         "Authorization": f"Bearer {connection.api_key}",
         "User-Agent": user_agent(),
         "Accept": "text/event-stream, application/json" if call.streaming else "application/json",
+        # A kilobyte of a compressed answer can stand for gigabytes. And a gateway that compresses would hold events
+        # back until its buffer is full.
+        "Accept-Encoding": IDENTITY,
     }
-    if call.streaming:
-        # A compressing gateway would hold events back until its buffer is full.
-        headers["Accept-Encoding"] = "identity"
     if content_type:
         headers["Content-Type"] = content_type
-    return headers
+    own = joined(headers)
+    return {name: value for name, value in connection.headers.items() if name.lower() not in own} | headers
+
+
+def compressed(connection: DifyConnection, call: Call, status: int, codings: str) -> DifyResponseError:
+    """Return the error for an answer in codings that are not read; see ``BodyDecoder``."""
+    return DifyResponseError(
+        f"{call.what}: the answer of {connection.base_url} (HTTP {status}) is compressed as {codings!r}, which was not "
+        "asked for and is not read. A gateway in front of Dify is the likely cause: let it pass answers on as they "
+        "are, or use an address behind it.",
+        status_code=status,
+    )
+
+
+def without_text(head: Answer, codings: str) -> Answer:
+    """Return an answer that is an error with a note in place of its text, since its status says what matters."""
+    return replace(head, body=f"its text is compressed as {codings!r} and is not read".encode())
 
 
 def proxy_parts(connection: DifyConnection) -> tuple[str | None, str | None]:
@@ -95,9 +113,18 @@ def proxy_parts(connection: DifyConnection) -> tuple[str | None, str | None]:
     return urlunsplit(parts._replace(netloc=host)), f"Basic {basic_login(unquote(name), unquote(password))}"
 
 
-def lower_case(connection: DifyConnection, headers: Mapping[str, str]) -> dict[str, str]:
-    """Return response headers with their names in lower case, and without the connection's secrets."""
-    return {name.lower(): connection.data_redactor.text(value) for name, value in headers.items()}
+def joined(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return headers with their names in lower case; what came in several lines is joined by commas."""
+    found: dict[str, str] = {}
+    for name, value in headers.items():
+        name = name.lower()
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
+
+
+def answer_headers(connection: DifyConnection, headers: Mapping[str, str]) -> dict[str, str]:
+    """Return an answer's headers with their names in lower case, and without the connection's secrets."""
+    return {name: connection.data_redactor.text(value) for name, value in joined(headers).items()}
 
 
 def whole_answer(connection: DifyConnection, head: Answer, body: bytes) -> Answer:

@@ -16,8 +16,10 @@ from airflow_provider_dify.api.errors import Answer
 from airflow_provider_dify.api.redaction import StreamRedaction
 from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.exceptions import DifyError
+from airflow_provider_dify.hooks.decoding import BodyDecoder
 from airflow_provider_dify.hooks.http import (
-    lower_case,
+    answer_headers,
+    compressed,
     own_limit,
     proxy_parts,
     request_headers,
@@ -26,6 +28,7 @@ from airflow_provider_dify.hooks.http import (
     transport_error,
     whole_answer,
     without_server_error,
+    without_text,
 )
 from airflow_provider_dify.hooks.limited import limited, within
 from airflow_provider_dify.hooks.limits import Limit, seconds_for
@@ -56,7 +59,8 @@ class AsyncExchange:
         self._connection = connection
         self._call = call
         self._response = response
-        self.head = Answer(response.status, lower_case(connection, response.headers))
+        self.head = Answer(response.status, answer_headers(connection, response.headers))
+        self._decoder = BodyDecoder(self.head.headers)
 
     async def __aenter__(self) -> AsyncExchange:
         """Return itself."""
@@ -68,11 +72,34 @@ class AsyncExchange:
         if self._own_session is not None:
             await self._own_session.close()
 
+    async def _next(self) -> bytes:
+        """Return the next bytes of the body, decompressed; none at its end.
+
+        :raises DifyResponseError: The body is compressed in a way that is not read.
+        """
+        decoder = self._decoder
+        if decoder.refused:
+            raise compressed(self._connection, self._call, self.head.status, decoder.refused)
+        while True:
+            if decoder.is_hungry:
+                chunk = await self._response.content.readany()
+                if not chunk:
+                    return b""
+                decoder.feed(chunk)
+            elif decoder.is_compressed:
+                # Others have their turn between two pieces, before this one is taken: a cancel loses nothing.
+                await asyncio.sleep(0)
+            if piece := decoder.take():
+                return piece
+
     async def read(self) -> Answer:
         """Return the answer with its whole body, which has no secret of the connection in it.
 
         :raises DifyTransportError: The connection broke or fell silent, or the exchange took too long.
+        :raises DifyResponseError: The body is larger than allowed, or compressed in a way that is not read.
         """
+        if self._decoder.refused and not self.head.ok:
+            return without_text(self.head, self._decoder.refused)
         failure: DifyError | None = None
         try:
             body = await limited(self._read(), self._limit.left())
@@ -89,7 +116,7 @@ class AsyncExchange:
 
     async def _read(self) -> bytes:
         body = bytearray()
-        while chunk := await self._response.content.readany():
+        while chunk := await self._next():
             body += chunk
             check_bytes(self._size, len(body), self._connection, self._call, self.head.status)
         whole = bytes(body)
@@ -107,7 +134,7 @@ class AsyncExchange:
         while (left := until - loop.time()) > 0:
             failure: DifyError | None = None
             try:
-                chunk = await limited(self._response.content.readany(), left)
+                chunk = await limited(self._next(), left)
             except asyncio.TimeoutError:
                 return
             except _FAILURES as error:
@@ -153,6 +180,7 @@ class AsyncTransport:
             connector=aiohttp.TCPConnector(ssl=self._tls if self._tls is not None else True, limit=0),
             # Its netrc and proxies are dealt with as in the worker: not at all, and in the connection.
             trust_env=False,
+            auto_decompress=False,
             max_line_size=65536,
             max_field_size=65536,
         )

@@ -19,9 +19,12 @@ from airflow_provider_dify.api.errors import Answer
 from airflow_provider_dify.api.redaction import StreamRedaction
 from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.exceptions import DifyError
+from airflow_provider_dify.hooks.decoding import BodyDecoder
 from airflow_provider_dify.hooks.http import (
     FILE_SECONDS,
-    lower_case,
+    IDENTITY,
+    answer_headers,
+    compressed,
     own_limit,
     proxy_parts,
     request_headers,
@@ -31,6 +34,7 @@ from airflow_provider_dify.hooks.http import (
     user_agent,
     whole_answer,
     without_server_error,
+    without_text,
 )
 from airflow_provider_dify.hooks.limited_sockets import LimitedAdapter, within
 from airflow_provider_dify.hooks.limits import Limit, seconds_for
@@ -57,7 +61,8 @@ class SyncExchange:
         self._call = call
         self._response = response
         self._own_session = own_session
-        self.head = Answer(response.status_code, lower_case(connection, response.headers))
+        self.head = Answer(response.status_code, answer_headers(connection, response.headers))
+        self._decoder = BodyDecoder(self.head.headers)
 
     def __enter__(self) -> SyncExchange:
         """Return itself."""
@@ -79,16 +84,37 @@ class SyncExchange:
     def _socket(self) -> socket.socket | None:
         return getattr(getattr(self._response.raw, "connection", None), "sock", None)
 
+    def _next(self, read: Callable[..., bytes]) -> bytes:
+        """Return the next bytes of the body, decompressed; none at its end.
+
+        :param read: A method of urllib3's answer, which reads as much as there is or waits for a whole chunk.
+        :raises DifyResponseError: The body is compressed in a way that is not read.
+        """
+        decoder = self._decoder
+        if decoder.refused:
+            raise compressed(self._connection, self._call, self.head.status, decoder.refused)
+        while True:
+            if decoder.is_hungry:
+                chunk = read(CHUNK_BYTES, decode_content=False)
+                if not chunk:
+                    return b""
+                decoder.feed(chunk)
+            if piece := decoder.take():
+                return piece
+
     def read(self) -> Answer:
         """Return the answer with its whole body, which has no secret of the connection in it.
 
         :raises DifyTransportError: The connection broke or fell silent, or the exchange took too long.
+        :raises DifyResponseError: The body is larger than allowed, or compressed in a way that is not read.
         """
+        if self._decoder.refused and not self.head.ok:
+            return without_text(self.head, self._decoder.refused)
         body = bytearray()
         failure: DifyError | None = None
         try:
             with within(self._limit):
-                while chunk := self._response.raw.read(CHUNK_BYTES, decode_content=True):
+                while chunk := self._next(self._response.raw.read):
                     body += chunk
                     check_bytes(_SIZE, len(body), self._connection, self._call, self.head.status)
         except _FAILURES as error:
@@ -111,7 +137,9 @@ class SyncExchange:
             piece = Limit(min(self._connection.read_timeout, whole.left()))
             try:
                 with within(piece):
-                    chunk = self._response.raw.read(CHUNK_BYTES, decode_content=True)
+                    chunk = self._next(self._response.raw.read)
+                    if not chunk:
+                        self._decoder.check_end()
             except _FAILURES as error:
                 failure = transport_error(self._connection, self._call, error, sent=True)
             if failure:
@@ -135,7 +163,7 @@ class SyncExchange:
                 if sock is not None:
                     sock.settimeout(left)
                 with within(limit):
-                    chunk = self._response.raw.read1(CHUNK_BYTES, decode_content=True)
+                    chunk = self._next(self._response.raw.read1)
             except urllib3.exceptions.ReadTimeoutError:
                 return
             except _FAILURES as error:
@@ -147,6 +175,13 @@ class SyncExchange:
                 return
             if piece := clean.feed(chunk):
                 yield piece
+
+
+class _Session(requests.Session):
+    """A session that leaves redirects alone."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Return None: also where redirects are not followed, requests reads the whole body of one, of any size."""
 
 
 class SyncTransport:
@@ -169,7 +204,7 @@ class SyncTransport:
 
     def _new_session(self, *, foreign: bool = False) -> requests.Session:
         connection = self._connection
-        session = requests.Session()
+        session = _Session()
         # The environment's netrc would replace the Authorization header; its proxies and CA bundles are
         # part of the connection already.
         session.trust_env = False
@@ -243,7 +278,7 @@ class SyncTransport:
             with within(limit):
                 response = session.get(
                     address.url,
-                    headers={**headers, "Accept": "*/*", "Accept-Encoding": "identity"},
+                    headers={**headers, "Accept": "*/*", "Accept-Encoding": IDENTITY},
                     timeout=(connection.connect_timeout, connection.read_timeout),
                     allow_redirects=False,
                     stream=True,

@@ -33,7 +33,7 @@ from airflow_provider_dify.fields import MAX_CONNECTIONS
 from airflow_provider_dify.hooks.dify import DifyHook
 from airflow_provider_dify.hooks.gate import Gate
 from airflow_provider_dify.hooks.limits import is_too_late
-from airflow_provider_dify.hooks.sizes import TRIGGERER_SIZE, AnswerTooLarge, Size
+from airflow_provider_dify.hooks.sizes import TOO_LARGE, TRIGGERER_SIZE, Size
 from airflow_provider_dify.names import WORKFLOW_RUNS
 
 if TYPE_CHECKING:
@@ -341,6 +341,10 @@ class Poller:
             _wake(member.asleep)
 
 
+class RowTooLargeError(Exception):
+    """The row of a run is too large to be decoded while other triggers wait."""
+
+
 class _SharedHook(DifyHook):
     """The hook that holds the session: it reads no more of an answer than can be decoded while others wait."""
 
@@ -383,8 +387,8 @@ class Alarms:
 
 
 def _readable(look: Look) -> Look:
-    if isinstance(look.error, AnswerTooLarge):
-        raise look.error
+    if look.error is not None and look.error.code == TOO_LARGE:
+        raise RowTooLargeError
     return look
 
 
@@ -447,7 +451,7 @@ class PolledHook(DifyHook):
     async def alook(self, workflow_run_id: str, *, timeout: float | None = None) -> Look:
         """Take one look at a run, which a page may spare; see ``DifyHook.look``.
 
-        :raises AnswerTooLarge: Its row is too large to be decoded while others wait: a worker must look at it.
+        :raises RowTooLargeError: Its row is too large to be decoded while others wait: a worker must look at it.
         """
         run_id = workflow_run_id.lower()
         if run_id != self._run_id:

@@ -12,8 +12,8 @@ MAX_ANSWER_BYTES = 32 * 1024 * 1024
 """Size of an answer's body, decompressed, beyond which it is given up; a stream's lines have a limit of their own."""
 
 
-class AnswerTooLarge(DifyResponseError):
-    """An answer is larger than whoever asked reads."""
+TOO_LARGE = "answer_too_large"
+"""Code of the error for an answer that is larger than whoever asked reads."""
 
 
 @dataclass(frozen=True)
@@ -35,24 +35,26 @@ TRIGGERER_SIZE = Size(2 * 1024 * 1024, 20_000)
 def check_bytes(size: Size, count: int, connection: DifyConnection, call: Call, status: int) -> None:
     """Refuse a body that has become too large, while it is read.
 
-    :raises AnswerTooLarge: It has.
+    :raises DifyResponseError: It has.
     """
     if count > size.most_bytes:
-        raise AnswerTooLarge(
+        raise DifyResponseError(
             f"{call.what}: the answer of {connection.base_url} (HTTP {status}) has more than {size.most_bytes:,} bytes "
             "and was given up. Let the workflow return less, or a file.",
             status_code=status,
+            code=TOO_LARGE,
         )
 
 
 def check_containers(size: Size, body: bytes, connection: DifyConnection, call: Call, status: int) -> None:
     """Refuse a body that takes long to decode although it is not large.
 
-    :raises AnswerTooLarge: It does.
+    :raises DifyResponseError: It does.
     """
     if size.most_containers is not None and body.count(b"[") + body.count(b"{") > size.most_containers:
-        raise AnswerTooLarge(
+        raise DifyResponseError(
             f"{call.what}: the answer of {connection.base_url} (HTTP {status}) has more than "
             f"{size.most_containers:,} objects and lists.",
             status_code=status,
+            code=TOO_LARGE,
         )

@@ -24,8 +24,7 @@ from airflow_provider_dify.api.steps import StepLog
 from airflow_provider_dify.api.waiting import wait_for_run
 from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.hooks.dify import DifyHook
-from airflow_provider_dify.hooks.poller import PolledHook
-from airflow_provider_dify.hooks.sizes import AnswerTooLarge
+from airflow_provider_dify.hooks.poller import PolledHook, RowTooLargeError
 from airflow_provider_dify.triggers.report import ENDED, RESUME, DueReport, Report, SearchReport
 from airflow_provider_dify.triggers.stopping import (
     CALLS_ON_KILL,
@@ -169,7 +168,7 @@ class _RunTrigger(_DifyTrigger):
             flow = followed(wait, steps, user=user, clock=time.time)
         try:
             return Report.of(run_id, await hook.afollow(flow, self.log.info, deadline))
-        except AnswerTooLarge:
+        except RowTooLargeError:
             self.log.info("The row of Dify run %s is too large for the triggerer: the worker reads it.", run_id)
             return Report(ENDED, run_id)
         except DifyError as error:
@@ -340,7 +339,7 @@ class DifyFindRunTrigger(_RunTrigger):
         earlier = look_at_earlier(found.workflow_run_id, time.time, deadline)
         try:
             run = await hook.afollow(earlier, self.log.info, deadline)
-        except AnswerTooLarge:
+        except RowTooLargeError:
             return False
         return (
             run is not None
