@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import json
 import math
 import os
 import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 
+from airflow_provider_dify.api.checks import guarded, plain_int, plain_text, preview
 from airflow_provider_dify.api.redaction import SHORTEST, Redactor, basic_login, redactor_of
 from airflow_provider_dify.api.settings import check_roots
 from airflow_provider_dify.api.values import shape_of
@@ -52,6 +55,11 @@ _PRINTABLE = re.compile(r"[\x21-\x7e]+")
 # A scheme without "//", such as "javascript:"; what follows the colon of a host is the number of a port.
 _BARE_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?!\d)")
 _MAX_PORT = 65535
+_HOST = re.compile(r"[A-Za-z0-9._~-]+")
+_MAX_HOST_CHARS = 253
+_MAX_LABEL_CHARS = 63
+_MAX_PATH_CHARS = 1000
+_MAX_CONN_ID_CHARS = 250
 # A path as Airflow cuts it out of a connection's URI; a word with a colon or a blank is none.
 _PATH = re.compile(r"[A-Za-z0-9._~%-]+(?:/[A-Za-z0-9._~%-]+)*")
 _OTHER_SCHEMES = frozenset({"ftp", "ftps", "sftp", "ssh", "tcp", "ws", "wss", "file", "grpc", "socks5", "s3"})
@@ -190,23 +198,21 @@ class DifyConnection:
         :raises DifyConfigurationError: A field is missing, unknown or holds what it must not.
         """
         check = _Check(conn_id)
-        values = check.extras(extra)
-        base = check.base_url(host, schema, port)
-        api_contract = check.contract(values.get("api_contract"))
-        return cls(
-            base_url=urlunsplit(base),
-            api_key=check.api_key(password),
-            api_contract=api_contract,
-            verify=check.verify(values.get("verify")),
-            client_cert=check.client_cert(values.get("client_cert")),
-            proxy=check.proxy(values.get("proxy"), base),
-            connect_timeout=check.seconds("connect_timeout", values, CONNECT_TIMEOUT_SECONDS),
-            read_timeout=check.seconds("read_timeout", values, READ_TIMEOUT_SECONDS),
-            max_connections=check.count("max_connections", values, MAX_CONNECTIONS, MAX_CONNECTIONS_LIMIT),
-            allowed_upload_roots=check.upload_roots(values.get("allowed_upload_roots")),
-            headers=check.headers(values.get("headers")),
-            console_url=check.console_url(values.get("console_url"), base if api_contract == SERVICE_API else None),
+        host, schema, password = (
+            check.text(name, value) for name, value in (("host", host), ("schema", schema), ("password", password))
         )
+        with check.guarded("extra", extra):
+            values = check.extras(extra)
+        base = check.base_url(host, schema, check.port(port))
+        api_key = check.api_key(password)
+        read: dict[str, Any] = {}
+        for name, reading in check.readings(base).items():
+            value = values.get(name)
+            with check.guarded(name, value):
+                read[name] = reading(value)
+        if values.get("console_url") is None and read["api_contract"] != SERVICE_API:
+            read["console_url"] = None
+        return cls(base_url=urlunsplit(base), api_key=api_key, **read)
 
 
 def _is_credential(name: str, value: str) -> bool:
@@ -220,21 +226,56 @@ class _Check:
     """The rules of the fields; every message names the connection, the field, its shape and the remedy."""
 
     def __init__(self, conn_id: str) -> None:
-        self._conn_id = conn_id
+        self._name = preview(conn_id, _MAX_CONN_ID_CHARS)
 
     def _error(self, field_name: str, text: str) -> DifyConfigurationError:
-        return DifyConfigurationError(f"Connection {self._conn_id!r}, field {field_name}: {text}")
+        return DifyConfigurationError(f"Connection {self._name}, field {field_name}: {text}")
+
+    def guarded(self, field_name: str, value: Any) -> AbstractContextManager[None]:
+        return guarded(value, f"Connection {self._name}, field {field_name}:", DifyConfigurationError)
+
+    def readings(self, base: SplitResult) -> dict[str, Callable[[Any], Any]]:
+        """Return how the value of each extra is read; an extra without a value is read as None."""
+        return {
+            "api_contract": self.contract,
+            "verify": self.verify,
+            "client_cert": self.client_cert,
+            "proxy": partial(self.proxy, base=base),
+            "connect_timeout": partial(self.seconds, "connect_timeout", CONNECT_TIMEOUT_SECONDS),
+            "read_timeout": partial(self.seconds, "read_timeout", READ_TIMEOUT_SECONDS),
+            "max_connections": partial(self.count, "max_connections", MAX_CONNECTIONS, MAX_CONNECTIONS_LIMIT),
+            "allowed_upload_roots": self.upload_roots,
+            "headers": self.headers,
+            "console_url": partial(self.console_url, base=base),
+        }
+
+    def text(self, field_name: str, value: Any) -> str | None:
+        """Return a field that Airflow keeps as text; a connection that is no URI may hold anything there."""
+        text = plain_text(value)
+        if value is not None and text is None:
+            raise self._error(field_name, f"must be a text and is {shape_of(value)}: put it into quotes.")
+        return text
+
+    def port(self, value: Any) -> int | None:
+        number = plain_int(value)
+        if value is not None and (number is None or not 0 <= number <= _MAX_PORT):
+            shown = shape_of(value) if number is None else preview(number)
+            raise self._error("port", f"must be a whole number from 1 to {_MAX_PORT}, or empty, and is {shown}.")
+        return number
 
     def extras(self, extra: Any) -> dict[str, Any]:
         if not isinstance(extra, Mapping):
             raise self._error("extra", f"must be a JSON object and is {shape_of(extra)}.")
         extra = _without_form_names(extra)
+        for name in extra:
+            if plain_text(name) is None:
+                raise self._error("extra", f"has a name that is {shape_of(name)}: names are texts in quotes.")
         unknown = sorted(str(name) for name in extra if name not in EXTRA_NAMES)
         if unknown:
-            close = difflib.get_close_matches(unknown[0], EXTRA_NAMES, n=1)
+            close = difflib.get_close_matches(unknown[0][:100], EXTRA_NAMES, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise self._error(
-                "extra", f"has the unknown name {unknown[0]!r}.{hint} Known names: {', '.join(EXTRA_NAMES)}."
+                "extra", f"has the unknown name {preview(unknown[0])}.{hint} Known names: {', '.join(EXTRA_NAMES)}."
             )
         return {name: value for name, value in extra.items() if value is not None and not _is_blank(value)}
 
@@ -245,8 +286,6 @@ class _Check:
             field_name, text = next(((f"host (from {n})", v) for n, v in named if v), ("host", SAAS_URL))
             schema = port = None
         schema, path = self._schema(schema)
-        if port and not 0 < port <= _MAX_PORT:
-            raise self._error("port", f"must be a whole number from 1 to {_MAX_PORT}, or empty, and is {port}.")
         if "://" not in text:
             text = f"{schema or 'https'}://{text}"
         parts = self._url(text, field_name)
@@ -257,6 +296,10 @@ class _Check:
                 raise self._error("schema", "holds a path, and the host has one too: put the whole URL into the host.")
             parts = self._url(f"{urlunsplit(parts._replace(path=''))}/{path}", "schema")
         self._no_console(parts, field_name)
+        if len(parts.path) > _MAX_PATH_CHARS:
+            raise self._error(
+                "schema" if path else field_name, f"has a path of more than {_MAX_PATH_CHARS:,} characters: shorten it."
+            )
         return parts._replace(path=parts.path.rstrip("/") or DEFAULT_PATH)
 
     def _schema(self, schema: str | None) -> tuple[str | None, str]:
@@ -290,13 +333,21 @@ class _Check:
         if parts is None:
             raise self._error(field_name, f"is no URL ({shape_of(text)}): give one as {SAAS_URL}.")
         if parts.scheme not in ("http", "https"):
-            raise self._error(field_name, f"has the scheme {parts.scheme!r}: only http and https are possible.")
+            raise self._error(
+                field_name, f"has the scheme {preview(parts.scheme, 20)}: only http and https are possible."
+            )
         if "@" in parts.netloc:
             raise self._error(field_name, "has user info in it: the API key belongs in the password field.")
         if "?" in text or "#" in text:
             raise self._error(field_name, "has a query or a fragment in it: give the address up to the path only.")
         if not parts.hostname or "\\" in text:
             raise self._error(field_name, "names no host: give an address such as https://dify.example.com.")
+        if not _is_host(parts):
+            raise self._error(
+                field_name,
+                f"names the host {preview(parts.hostname)}, which no host can be called: a name has letters, digits, "
+                "'-', '_' and dots, and at most 63 characters between two dots.",
+            )
         return parts
 
     def _solid(self, text: str, field_name: str) -> None:
@@ -326,9 +377,10 @@ class _Check:
     def contract(self, value: Any) -> str:
         if value is None:
             return SERVICE_API
-        if value not in API_CONTRACTS:
+        text = plain_text(value)
+        if text is None or text not in API_CONTRACTS:
             raise self._error("api_contract", f"must be {' or '.join(API_CONTRACTS)} and is {_shown(value)}.")
-        return str(value)
+        return text
 
     def verify(self, value: Any) -> bool | str:
         if value is None:
@@ -359,7 +411,7 @@ class _Check:
         if not os.path.exists(path):
             raise self._error(
                 field_name,
-                f"there is no {what} at {path!r} on this machine; worker and triggerer both need the file.",
+                f"there is no {what} at {preview(path, 300)} on this machine; worker and triggerer both need the file.",
             )
         return path
 
@@ -387,10 +439,11 @@ class _Check:
                 f"triggerer) and is {shape_of(value)}.",
             )
         self._solid(value.strip(), "proxy")
+        if not _is_host(parts):
+            raise self._error("proxy", f"names a host of {len(parts.hostname)} characters that no host can be called.")
         return urlunsplit(parts)
 
-    def seconds(self, field_name: str, values: Mapping[str, Any], default: float) -> float:
-        value = values.get(field_name)
+    def seconds(self, field_name: str, default: float, value: Any) -> float:
         if value is None:
             return default
         try:
@@ -404,8 +457,7 @@ class _Check:
             )
         return seconds
 
-    def count(self, field_name: str, values: Mapping[str, Any], default: int, most: int) -> int:
-        value = values.get(field_name)
+    def count(self, field_name: str, default: int, most: int, value: Any) -> int:
         if value is None:
             return default
         try:
@@ -429,19 +481,17 @@ class _Check:
                 shown = name[: name.find(":") + 1] or name if isinstance(name, str) else name
                 raise self._error("headers", f"{_shown(shown)} is no header name.")
             if name.lower() in _OWN_HEADERS:
-                raise self._error("headers", f"{name!r} is set by the provider itself: remove it.")
+                raise self._error("headers", f"{preview(name)} is set by the provider itself: remove it.")
             if not isinstance(content, str) or content != content.strip() or not _is_header_value(content):
                 raise self._error(
                     "headers",
-                    f"the value of {name!r} must be a string of printable ASCII without white space around it and is "
-                    f"{shape_of(content)}.",
+                    f"the value of {preview(name)} must be a string of printable ASCII without white space around it "
+                    f"and is {shape_of(content)}.",
                 )
         return dict(value)
 
-    def console_url(self, value: Any, base: SplitResult | None) -> str | None:
+    def console_url(self, value: Any, base: SplitResult) -> str | None:
         if value is None:
-            if base is None:
-                return None
             if base.hostname == urlsplit(SAAS_URL).hostname:
                 return SAAS_CONSOLE_URL
             # A server below a path of a gateway has its console there too; a longer path is of the API alone.
@@ -456,7 +506,7 @@ class _Check:
 
 
 def _is_blank(value: Any) -> bool:
-    return isinstance(value, str) and value in _BLANK
+    return plain_text(value) in _BLANK
 
 
 def _without_form_names(extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -470,6 +520,29 @@ def _is_header_value(text: str) -> bool:
     return all(char == "\t" or " " <= char <= "~" for char in text)
 
 
+def _is_host(parts: SplitResult) -> bool:
+    """Tell whether a URL's host is one that both HTTP clients, and name servers, can be asked for."""
+    host = parts.hostname or ""
+    if parts.netloc.rpartition("@")[2].startswith("["):
+        address, _, zone = host.partition("%")
+        with suppress(ValueError):
+            return ipaddress.ip_address(address).version == 6 and (not zone or bool(_HOST.fullmatch(zone)))
+        return False
+    if not host.isascii():
+        # As the HTTP clients encode it, which need the package themselves.
+        import idna
+
+        with suppress(UnicodeError):
+            return len(idna.encode(host.lower(), strict=True, std3_rules=True)) <= _MAX_HOST_CHARS
+        return False
+    labels = host.removesuffix(".").split(".")
+    return (
+        bool(_HOST.fullmatch(host))
+        and len(host) <= _MAX_HOST_CHARS
+        and all(0 < len(each) <= _MAX_LABEL_CHARS for each in labels)
+    )
+
+
 def _split(text: str) -> SplitResult | None:
     """Return the parts of a URL, None for what is no URL; Python's own error would quote it, secrets included."""
     try:
@@ -481,4 +554,4 @@ def _split(text: str) -> SplitResult | None:
 
 
 def _shown(value: Any) -> str:
-    return repr(value[:40]) if isinstance(value, str) else shape_of(value)
+    return preview(value) if plain_text(value) is not None else shape_of(value)

@@ -11,6 +11,18 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowSensorTimeout
 
+_MAX_MESSAGE_CHARS = 2000
+
+
+def _fit_for_a_log(message: str) -> str:
+    """Return a message that changes no log, whatever value has got into it: printable, on one line, of bounded length.
+
+    A message that quotes what a DAG author or a server has given quotes an excerpt; this is for what has escaped that.
+    """
+    if not message.isprintable():
+        message = "".join(char if char.isprintable() else " " if char.isspace() else "\ufffd" for char in message)
+    return message if len(message) <= _MAX_MESSAGE_CHARS else message[: _MAX_MESSAGE_CHARS - 1] + "…"
+
 
 class DifyError(AirflowException):
     """Root of all errors of this provider.
@@ -29,6 +41,7 @@ class DifyError(AirflowException):
         code: str | None = None,
         workflow_run_id: str | None = None,
     ) -> None:
+        message = _fit_for_a_log(message)
         super().__init__(message)
         self.message = message
         self.status_code: Any = status_code

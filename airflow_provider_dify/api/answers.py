@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from airflow_provider_dify.api.checks import check_type, guarded, plain_text, preview
 from airflow_provider_dify.api.forms import FileRules
 from airflow_provider_dify.api.human_input import HumanInputField, HumanInputForm
 from airflow_provider_dify.api.inputs import check_files_or_paths, check_inputs
@@ -14,6 +15,7 @@ from airflow_provider_dify.api.values import shape_of
 from airflow_provider_dify.exceptions import DifyInvalidInputError
 
 _SHOWN_OPTIONS = 20
+_SHOWN_NAMES = 20
 
 
 def fit_answer(form: HumanInputForm | None, action: Any, inputs: Any) -> dict[str, Any]:
@@ -28,16 +30,22 @@ def fit_answer(form: HumanInputForm | None, action: Any, inputs: Any) -> dict[st
         Dify's form; the latter ways but the mapping need the form.
     :raises DifyInvalidInputError: One error for all that does not fit.
     """
+    if form is not None:
+        check_type(form, "form", HumanInputForm, "pass what get_human_input_form returns")
     known = inputs
-    if isinstance(inputs, Mapping):
-        fields = {field.name: field for field in form.fields} if form is not None else {}
-        known = {name: _with_uploads(value, fields.get(name)) for name, value in inputs.items()}
+    with guarded(inputs, "inputs"):
+        if isinstance(inputs, Mapping):
+            fields = {field.name: field for field in form.fields} if form is not None else {}
+            known = {name: _with_uploads(value, fields.get(name)) for name, value in inputs.items()}
     values = check_inputs(known)
     if form is None:
         return values
     faults = _faults_of_action(form, action)
     names = {field.name for field in form.fields}
-    faults += [f"Input {name!r} is not a field of the form." for name in values if name not in names]
+    unknown = [name for name in values if name not in names]
+    faults += [f"Input {preview(name)} is not a field of the form." for name in unknown[:_SHOWN_NAMES]]
+    if len(unknown) > _SHOWN_NAMES:
+        faults.append(f"And {len(unknown) - _SHOWN_NAMES} more are none.")
     for field in form.fields:
         if field.name not in values:
             faults.append(f"Input {field.name!r} is missing: the form asks for this {field.type or 'value'}.")
@@ -56,9 +64,10 @@ def fit_answer(form: HumanInputForm | None, action: Any, inputs: Any) -> dict[st
 
 def _faults_of_action(form: HumanInputForm, action: Any) -> list[str]:
     ids = [each.id for each in form.actions]
-    if action in ids:
+    text = plain_text(action)
+    if text in ids:
         return []
-    shown = repr(action[:60]) if isinstance(action, str) else shape_of(action)
+    shown = preview(text) if text is not None else shape_of(action)
     return [f"The action {shown} is none of the form's: {', '.join(map(repr, ids)) or 'it has none'}."]
 
 

@@ -150,5 +150,5 @@ class _Measured:
 
 
 def _quoted(name: str) -> str:
-    # As browsers escape a file name in a form; a line break in it would end the part's header.
-    return re.sub(r'[\r\n"]', lambda match: f"%{ord(match[0]):02X}", name)
+    # As browsers escape a file name in a form, and control characters too: a line break would end the part's header.
+    return re.sub(r'[\x00-\x1f\x7f"]', lambda match: f"%{ord(match[0]):02X}", name)

@@ -13,12 +13,14 @@ from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 from urllib.parse import quote, unquote, urlencode
 
 from airflow_provider_dify.api import human_input, runs
+from airflow_provider_dify.api.checks import check_number, check_text, guarded, plain_text, preview
 from airflow_provider_dify.api.errors import Answer, error_for_answer
 from airflow_provider_dify.api.forms import InputForm
 from airflow_provider_dify.api.human_input import HumanInputForm
 from airflow_provider_dify.api.runs import AppInfo, LogPage, StartedRun, UploadedFile, WorkflowRun
 from airflow_provider_dify.api.server import Server
 from airflow_provider_dify.api.tracing import Trace
+from airflow_provider_dify.api.uploads import check_mime_type, check_name
 from airflow_provider_dify.api.values import MAX_ID_CHARS, decode_json, is_id, shape_of
 from airflow_provider_dify.exceptions import (
     DifyInvalidInputError,
@@ -78,7 +80,12 @@ class Upload:
     size: int = field(init=False)
 
     def __post_init__(self) -> None:
-        """Measure the file, once for all times that it is sent."""
+        """Measure the file, once for all times that it is sent.
+
+        :raises DifyInvalidInputError: Its name or type cannot stand in a request.
+        """
+        object.__setattr__(self, "name", check_name(self.name, "name"))
+        object.__setattr__(self, "mime_type", check_mime_type(self.mime_type, "mime_type"))
         start = self.stream.tell()
         object.__setattr__(self, "start", start)
         object.__setattr__(self, "size", self.stream.seek(0, os.SEEK_END) - start)
@@ -234,26 +241,31 @@ def check_id(value: Any, field_name: str) -> str:
 
     :raises DifyInvalidInputError: It is no string, empty, or cannot be an id.
     """
-    if isinstance(value, str) and value.strip():
-        if not is_id(value.strip()):
+    text = (plain_text(value) or "").strip()
+    if text:
+        if not is_id(text):
             raise DifyInvalidInputError(
                 f"{field_name} must be at most {MAX_ID_CHARS} printable characters, and neither . nor .., and is "
                 f"{shape_of(value)}. Nothing was sent: use it as Dify told it."
             )
-        return value.strip()
+        return text
+    with guarded(value, field_name):
+        why = _why_no_id(value, field_name)
+    raise DifyInvalidInputError(f"{field_name} must be a non-empty string and is {shape_of(value)}. {why}")
+
+
+def _why_no_id(value: Any, field_name: str) -> str:
     if isinstance(value, Mapping):
-        why = (
+        return (
             "If it is what another task returned, that task has waited for its run and returned the outputs: set "
             "wait_for_termination=False on the task that starts the run, and it returns the run's id."
         )
-    elif isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
-        why = (
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        return (
             f"If these are the ids of a mapped task, map this task too: .partial(…).expand({field_name}=…) waits for "
             "each of them."
         )
-    else:
-        why = "If it comes from XCom, the task that pushes it may not have run."
-    raise DifyInvalidInputError(f"{field_name} must be a non-empty string and is {shape_of(value)}. {why}")
+    return "If it comes from XCom, the task that pushes it may not have run."
 
 
 def _check_uuid(value: Any, field_name: str) -> str:
@@ -271,9 +283,14 @@ def _moment(value: Any, field_name: str) -> str | None:
     """Return a moment as Dify reads it; the text of one may end in Z, which Python reads only from 3.11 on."""
     if value is None:
         return None
+    with guarded(value, field_name):
+        return _as_dify_reads(value, field_name)
+
+
+def _as_dify_reads(value: Any, field_name: str) -> str:
     moment = value
-    if isinstance(value, str):
-        text = value.strip()
+    if (text := plain_text(value)) is not None:
+        text = text.strip()
         try:
             moment = datetime.fromisoformat(f"{text[:-1]}+00:00" if text[-1:] in ("Z", "z") else text)
         except ValueError:
@@ -285,31 +302,28 @@ def _moment(value: Any, field_name: str) -> str | None:
         raise DifyInvalidInputError(
             f"{field_name} must be a datetime with a time zone, or its text in ISO 8601, and is {shape_of(value)}."
         )
-    if moment.tzinfo is None:
+    if moment.utcoffset() is None:
         raise DifyInvalidInputError(
             f"{field_name} has no time zone: add one, such as datetime(2026, 1, 31, tzinfo=timezone.utc) or a text "
             "that ends in Z."
         )
-    return moment.isoformat(timespec="seconds")
-
-
-def _whole_number(value: Any, field_name: str, most: int) -> str:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        shown = str(value) if isinstance(value, int) and not isinstance(value, bool) else shape_of(value)
-        raise DifyInvalidInputError(f"{field_name} must be a whole number from 1 to {most} and is {shown}.")
-    return str(value)
+    # Of the base class, for what a subclass writes may be no ISO 8601.
+    return datetime.isoformat(moment, timespec="seconds")
 
 
 def _filter_text(value: Any, field_name: str) -> str | None:
-    if value is not None and (not isinstance(value, str) or not value):
+    text = plain_text(value)
+    if value is not None and not text:
         raise DifyInvalidInputError(f"{field_name} must be a non-empty string or None and is {shape_of(value)}.")
-    return value
+    check_text(text or "", field_name)
+    return text
 
 
 def _logged_status(value: Any) -> str | None:
-    if value is None or (isinstance(value, str) and value in LOGGED_STATUSES):
-        return None if value is None else str(getattr(value, "value", value))
-    shown = repr(str(getattr(value, "value", value))[:40]) if isinstance(value, str) else shape_of(value)
+    text = plain_text(value)
+    if value is None or text in LOGGED_STATUSES:
+        return text
+    shown = preview(text) if text is not None else shape_of(value)
     raise DifyInvalidInputError(
         f"status must be one of {', '.join(LOGGED_STATUSES)} and is {shown}: Dify filters its logs by no other. Leave "
         "it out and read the status of each run that is listed."
@@ -401,8 +415,8 @@ class ServiceApi:
             "created_at__before": _moment(created_before, "created_before"),
             "status": _logged_status(status),
             "keyword": _filter_text(keyword, "keyword"),
-            "page": _whole_number(page, "page", LOGS_MAX_PAGE),
-            "limit": _whole_number(limit, "page_size", LOGS_MAX_LIMIT),
+            "page": str(check_number(page, "page", 1, LOGS_MAX_PAGE)),
+            "limit": str(check_number(limit, "page_size", 1, LOGS_MAX_LIMIT)),
         }
         call = Call(
             "GET",
@@ -443,7 +457,7 @@ class ServiceApi:
         call = Call(
             "POST",
             "/files/upload",
-            f"Uploading {upload.name!r}",
+            f"Uploading {preview(upload.name, 200)}",
             fields={"user": user},
             upload=upload,
             repeatable=False,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urljoin, urlsplit
 
+from airflow_provider_dify.api.checks import guarded, plain_text
 from airflow_provider_dify.api.settings import MAX_OUTPUT_FILES, MAX_OUTPUT_FILES_BYTES
 from airflow_provider_dify.api.values import excerpt, shape_of
 from airflow_provider_dify.exceptions import DifyFileRefusedError, DifyInvalidInputError
@@ -124,23 +125,23 @@ def address_of(url: Any, base_url: str, allowed_hosts: Collection[str] = ()) -> 
     :raises DifyFileRefusedError: It is no http(s) URL, or one of another host.
     """
     if not isinstance(url, str) or not url:
-        raise DifyFileRefusedError(f"its URL should be a text and is {shape_of(url)}.")
+        raise DifyFileRefusedError(f"the file's URL should be a text and is {shape_of(url)}.")
     if not url.isprintable() or "\\" in url or " " in url:
         # What one library reads as part of a path another takes for the end of a host.
-        raise DifyFileRefusedError("its URL has white space, a backslash or a control character in it.")
+        raise DifyFileRefusedError("the file's URL has white space, a backslash or a control character in it.")
     own = urlsplit(base_url)
     try:
         whole = urljoin(f"{own.scheme}://{own.netloc}/", url)
         parts = urlsplit(whole)
         place = _place_of(parts)
     except ValueError:
-        raise DifyFileRefusedError("its URL cannot be read.") from None
+        raise DifyFileRefusedError("the file's URL cannot be read.") from None
     if parts.scheme not in _DEFAULT_PORTS:
         raise DifyFileRefusedError(
-            f"its URL has the scheme {excerpt(parts.scheme, 20)!r}: only http and https are fetched."
+            f"the file's URL has the scheme {excerpt(parts.scheme, 20)!r}: only http and https are fetched."
         )
     if not parts.hostname or "@" in parts.netloc or not parts.netloc.isascii():
-        raise DifyFileRefusedError("its URL names no host, or user info with it.")
+        raise DifyFileRefusedError("the file's URL names no host, or user info with it.")
     if (parts.scheme, *place) == (own.scheme, *_place_of(own)):
         return Address(whole, is_own=True)
     host, port = place
@@ -158,17 +159,21 @@ def _place_of(parts: SplitResult) -> tuple[str, int]:
     return (parts.hostname or "").lower(), parts.port or _DEFAULT_PORTS.get(parts.scheme, 0)
 
 
-def check_hosts(value: Any) -> tuple[str, ...]:
+def check_hosts(value: Any, field_name: str = "allowed_file_hosts") -> tuple[str, ...]:
     """Return the hosts that a DAG allows.
 
     :raises DifyInvalidInputError: It is no list of texts such as ``files.example.com`` or ``files.example.com:8443``.
     """
-    if isinstance(value, (str, bytes)) or not isinstance(value, (list, tuple, set, frozenset)):
-        raise DifyInvalidInputError(f"allowed_file_hosts must be a list of hosts and is {shape_of(value)}.")
-    for each in value:
-        if not isinstance(each, str) or not each or any(char in each for char in "/@\\*? "):
-            raise DifyInvalidInputError(
-                "allowed_file_hosts must hold hosts such as 'files.example.com' or 'files.example.com:8443', without "
-                f"scheme, path or pattern; one is {shape_of(each)}."
-            )
-    return tuple(value)
+    with guarded(value, field_name):
+        if not issubclass(type(value), (list, tuple, set, frozenset)):
+            raise DifyInvalidInputError(f"{field_name} must be a list of hosts and is {shape_of(value)}.")
+        hosts = []
+        for each in value:
+            host = plain_text(each)
+            if not host or not host.isprintable() or any(char in host for char in "/@\\*? "):
+                raise DifyInvalidInputError(
+                    f"{field_name} must hold hosts such as 'files.example.com' or 'files.example.com:8443', without "
+                    f"scheme, path or pattern; one is {shape_of(each)}."
+                )
+            hosts.append(host)
+        return tuple(hosts)

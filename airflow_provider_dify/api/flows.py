@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from airflow_provider_dify.api import diagnosis
 from airflow_provider_dify.api.calls import LOGS_MAX_LIMIT, ApiContract, Operation
+from airflow_provider_dify.api.checks import check_number
 from airflow_provider_dify.api.runs import AppInfo, LoggedRun, LogPage
-from airflow_provider_dify.api.values import shape_of
-from airflow_provider_dify.exceptions import DifyError, DifyInvalidInputError, DifyRunNotFoundError
+from airflow_provider_dify.exceptions import DifyError, DifyRunNotFoundError
 from airflow_provider_dify.names import WORKFLOW_RUNS
 
 T = TypeVar("T")
@@ -58,8 +58,7 @@ def find_runs(api: ApiContract, filters: Mapping[str, Any], limit: int) -> Flow[
     :param filters: The filters of ``ServiceApi.logs``.
     :param limit: Rows to return at most.
     """
-    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
-        raise DifyInvalidInputError(f"limit must be a whole number of at least 1 and is {_shown(limit)}.")
+    limit = check_number(limit, "limit", 1)
     pages = RunPages(api, filters, min(limit, LOGS_MAX_LIMIT))
     found: list[LoggedRun] = []
     while pages.next is not None and len(found) < limit:
@@ -70,10 +69,6 @@ def find_runs(api: ApiContract, filters: Mapping[str, Any], limit: int) -> Flow[
 def probe(api: ApiContract) -> Operation[Any]:
     """Return the cheapest call that any server answers, be it with an error of its own."""
     return api.get_run(_PROBE_RUN_ID) if api.name == WORKFLOW_RUNS else api.info()
-
-
-def _shown(value: Any) -> str:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else shape_of(value)
 
 
 def test_connection(api: ApiContract, base_url: str) -> Flow[tuple[bool, str]]:

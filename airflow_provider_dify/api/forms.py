@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow_provider_dify.api.checks import preview
 from airflow_provider_dify.api.server import Server
 from airflow_provider_dify.api.values import as_text, int_or_none, shape_of
 from airflow_provider_dify.exceptions import DifyInvalidInputError, DifyResponseError
@@ -23,6 +24,8 @@ _NATIVE = (
     " If it comes from a template of a DAG with render_template_as_native_obj=True, which reads a text as Python, "
     "`| tojson` keeps the text."
 )
+_MAX_PROBLEMS = 40
+_MAX_NAME_CHARS = 200
 _MEBIBYTE = 1024 * 1024
 _LIMIT_NAMES = {
     "image": "image_file_size_limit",
@@ -144,7 +147,7 @@ class InputForm:
         :param inputs: The run's inputs as they would be sent.
         """
         found = [
-            f"{name!r} is not declared in the form, and Dify would drop it silently.{self._hint(name)}"
+            f"{preview(name)} is not declared in the form, and Dify would drop it silently.{self._hint(name)}"
             for name in inputs
             if self.is_complete and name not in self.fields
         ]
@@ -161,14 +164,17 @@ class InputForm:
         """
         problems = self.problems(inputs)
         if problems:
+            more = f" And {len(problems) - _MAX_PROBLEMS} more." if len(problems) > _MAX_PROBLEMS else ""
             raise DifyInvalidInputError(
                 "The inputs do not fit the app's input form, so nothing was submitted. "
-                + " ".join(f"Input {problem}" for problem in problems)
+                + " ".join(f"Input {problem}" for problem in problems[:_MAX_PROBLEMS])
+                + more
                 + " Correct the task's inputs, or set validate_inputs=False to leave the check to Dify."
             )
 
     def _hint(self, name: str) -> str:
-        close = difflib.get_close_matches(name, self.fields, n=1)
+        # Comparing takes time with the product of the lengths, and no name of Dify's is long.
+        close = difflib.get_close_matches(name[:_MAX_NAME_CHARS], self.fields, n=1)
         if close:
             return f" Did you mean {close[0]!r}?"
         return f" Declared are: {', '.join(map(repr, self.fields))}." if self.fields else " The form declares none."

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_provider_dify.api.calls import USER_MAX_CHARS
+from airflow_provider_dify.api.checks import check_text, guarded, plain_text, preview
 from airflow_provider_dify.api.forms import FileRules
-from airflow_provider_dify.api.plain import as_list, check_text, is_list, plain
+from airflow_provider_dify.api.plain import as_list, is_list, plain
 from airflow_provider_dify.api.run_files import (
     ANY_UPLOAD,
     UploadPolicy,
@@ -35,16 +36,17 @@ def check_inputs(value: Any, *, paths: bool = False) -> dict[str, Any]:
     :param paths: Whether path objects pass, which stand for files that are uploaded before the inputs are sent.
     :raises DifyInvalidInputError: It is no mapping, a name is no string, or a value is not JSON-serialisable.
     """
-    value = _from_template(value, "inputs", "object")
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        hint = " For one run for each of them, expand the task over inputs." if is_list(value) else ""
-        raise DifyInvalidInputError(
-            f'inputs must be a mapping such as {{"text": "hi"}} and is {shape_of(value)}.{hint}'
-        )
-    inputs: dict[str, Any] = plain(value, "inputs", paths=paths)
-    return inputs
+    with guarded(value, "inputs"):
+        value = _from_template(value, "inputs", "object")
+        if value is None:
+            return {}
+        if not isinstance(value, Mapping):
+            hint = " For one run for each of them, expand the task over inputs." if is_list(value) else ""
+            raise DifyInvalidInputError(
+                f'inputs must be a mapping such as {{"text": "hi"}} and is {shape_of(value)}.{hint}'
+            )
+        inputs: dict[str, Any] = plain(value, "inputs", paths=paths)
+        return inputs
 
 
 def check_files(value: Any, *, opaque_ids: bool = False) -> list[dict[str, Any]] | None:
@@ -58,7 +60,8 @@ def check_files(value: Any, *, opaque_ids: bool = False) -> list[dict[str, Any]]
         UUID. A bare string is then a URL, never an id.
     :raises DifyInvalidInputError: An item is something else.
     """
-    return [_file(item, f"files[{index}]", opaque_ids) for index, item in enumerate(_listed(value))] or None
+    with guarded(value, "files"):
+        return [_file(item, f"files[{index}]", opaque_ids) for index, item in enumerate(_listed(value))] or None
 
 
 def check_files_or_paths(
@@ -73,7 +76,13 @@ def check_files_or_paths(
     :param opaque_ids: As for ``check_files``.
     :raises DifyInvalidInputError: An item is something else, the app does not allow it, or there are too many.
     """
-    rules = rules or FileRules()
+    with guarded(value, "files"):
+        return _files_or_paths(value, rules or FileRules(), policy, opaque_ids)
+
+
+def _files_or_paths(
+    value: Any, rules: FileRules, policy: UploadPolicy, opaque_ids: bool
+) -> list[dict[str, Any] | FileToUpload]:
     files: list[dict[str, Any] | FileToUpload] = []
     for index, item in enumerate(_listed(value)):
         place = f"files[{index}]"
@@ -92,29 +101,40 @@ def check_files_or_paths(
 def check_user(value: Any) -> str:
     """Return the ``user`` of a submission, a number as the text that a native template has made it of.
 
-    :raises DifyInvalidInputError: It is no string, empty, or longer than the 255 characters that Dify's
-        database holds (it answers longer ones with an internal error; API facts, section 2).
+    :raises DifyInvalidInputError: It is no string, empty, longer than the 255 characters that Dify's database holds (it
+        answers longer ones with an internal error; API facts, section 2), or has a character that it cannot hold.
     """
-    value = as_text(value)
-    if not isinstance(value, str) or not value.strip():
+    text = _text(value, "user")
+    if text is None or not text.strip():
         raise DifyInvalidInputError(f"user must be a non-empty string and is {shape_of(value)}.")
-    if len(value) > USER_MAX_CHARS:
+    if len(text) > USER_MAX_CHARS:
         raise DifyInvalidInputError(
-            f"user must have at most {USER_MAX_CHARS} characters and has {len(value)}: shorten it."
+            f"user must have at most {USER_MAX_CHARS} characters and has {len(text)}: shorten it."
         )
-    check_text(value, "user")
-    return value
+    if "\0" in text:
+        raise DifyInvalidInputError(f"user is {preview(text)}, and Dify's database holds no NUL character: remove it.")
+    check_text(text, "user")
+    return text
+
+
+def _text(value: Any, field_name: str) -> str | None:
+    """Return a text, a number as the text that a native template has made it of; None for anything else."""
+    with guarded(value, field_name):
+        return plain_text(as_text(value))
 
 
 def check_query(value: Any) -> str | None:
     """Return the text of a conversational workflow, a number as the text that a native template has made it of.
 
-    :raises DifyInvalidInputError: It is no string.
+    :raises DifyInvalidInputError: It is no string, or one that cannot be sent.
     """
-    value = as_text(value)
-    if value is None or isinstance(value, str):
-        return value
-    raise DifyInvalidInputError(f"query must be a string and is {shape_of(value)}.")
+    if value is None:
+        return None
+    text = _text(value, "query")
+    if text is None:
+        raise DifyInvalidInputError(f"query must be a string and is {shape_of(value)}.")
+    check_text(text, "query")
+    return text
 
 
 def _from_template(value: Any, field_name: str, kind: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
 import math
 import uuid
 from collections import UserString
@@ -12,11 +13,18 @@ from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any
 
+from airflow_provider_dify.api.checks import check_text, plain_int, plain_text, preview, within
 from airflow_provider_dify.api.uploads import is_path_object
 from airflow_provider_dify.api.values import shape_of
 from airflow_provider_dify.exceptions import DifyInvalidInputError
 
 _MAX_DEPTH = 100
+# Lists that hold one another many times are small in memory, and without end as JSON.
+_MAX_VALUES = 5_000_000
+# A sequence that makes its items when it is asked for them may have no end.
+_MAX_ITEMS = 100_000
+# Below so many bits Python writes every number.
+_WRITABLE_BITS = 14_000
 _TEXTS = (str, bytes, bytearray, memoryview, UserString)
 
 
@@ -28,26 +36,22 @@ def is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, _TEXTS)
 
 
-def as_list(value: Any) -> Any:
+def as_list(value: Any, place: str = "files") -> Any:
     """Return a sequence as a list, and anything else as it is.
 
     A lazy sequence asks Airflow for each of its items: whoever needs it more than once keeps the list.
+
+    :raises DifyInvalidInputError: It has no end, or one that is too far away.
     """
-    return list(value) if is_list(value) and not isinstance(value, list) else value
+    if not is_list(value) or isinstance(value, list):
+        return value
+    items = list(itertools.islice(value, _MAX_ITEMS + 1))
+    if len(items) > _MAX_ITEMS:
+        raise DifyInvalidInputError(f"{place} has more than {_MAX_ITEMS:,} items: pass fewer.")
+    return items
 
 
-def check_text(text: str, place: str) -> None:
-    """Let a text pass that can be sent.
-
-    :raises DifyInvalidInputError: It is no valid Unicode text.
-    """
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise DifyInvalidInputError(f"{place} has a lone surrogate, which is no valid Unicode text.") from None
-
-
-def plain(value: Any, place: str, *, paths: bool = False, _depth: int = 0) -> Any:
+def plain(value: Any, place: str, *, paths: bool = False) -> Any:
     """Return a value as JSON has it: every mapping a dict, every sequence a list, a scalar of numpy a number.
 
     :param value: What a DAG author, a template or a function has given.
@@ -55,39 +59,62 @@ def plain(value: Any, place: str, *, paths: bool = False, _depth: int = 0) -> An
     :param paths: Whether path objects pass, which stand for files.
     :raises DifyInvalidInputError: JSON cannot carry it. The message names the place, the type and the remedy.
     """
-    if _depth > _MAX_DEPTH:
+    return _plain(value, place, paths, 0, itertools.count())
+
+
+def _plain(value: Any, place: str, paths: bool, depth: int, counter: Iterator[int]) -> Any:
+    if depth > _MAX_DEPTH:
         raise DifyInvalidInputError(f"{place} is nested deeper than {_MAX_DEPTH} levels, or contains itself.")
+    if next(counter) > _MAX_VALUES:
+        raise DifyInvalidInputError(
+            f"{place} is the last of more than {_MAX_VALUES:,} values: pass so much as a file, or its address."
+        )
     if _is_numpy(value) and getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         item = value.item()
         if not _is_numpy(item):
             value = item
-    if value is None or isinstance(value, (bool, int)) or (paths and is_path_object(value)):
+    if isinstance(value, int):
+        return _number(value, place)
+    if value is None or (paths and is_path_object(value)):
         return value
-    if isinstance(value, str):
-        check_text(value, place)
-        return value
+    text = plain_text(value)
+    if text is not None:
+        check_text(text, place)
+        return value if type(value) is str else text
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise DifyInvalidInputError(f"{place} is {value}, which JSON cannot carry: pass null or a string.")
+            raise DifyInvalidInputError(f"{place} is {preview(value)}, which JSON cannot carry: pass null or a string.")
         return value
     if isinstance(value, Mapping):
         return {
-            _key(key, place): plain(item, f"{place}[{key!r}]", paths=paths, _depth=_depth + 1)
-            for key, item in value.items()
+            _key(key, place): _plain(item, within(place, key), paths, depth + 1, counter) for key, item in value.items()
         }
     if is_list(value):
-        return [plain(item, f"{place}[{index}]", paths=paths, _depth=_depth + 1) for index, item in enumerate(value)]
+        return [_plain(item, within(place, index), paths, depth + 1, counter) for index, item in enumerate(value)]
     raise DifyInvalidInputError(f"{place} is {shape_of(value)}, which JSON cannot carry: {_remedy(value)}.")
 
 
+def _number(value: int, place: str) -> int:
+    number = plain_int(value)
+    if number is not None and number.bit_length() > _WRITABLE_BITS:
+        try:
+            str(number)
+        except ValueError:
+            raise DifyInvalidInputError(
+                f"{place} is {preview(number)}, which JSON cannot carry: pass it as a string."
+            ) from None
+    return value
+
+
 def _key(key: Any, place: str) -> str:
-    if not isinstance(key, str):
+    text = plain_text(key)
+    if text is None:
         raise DifyInvalidInputError(
             f"{place} has a key that is {shape_of(key)}: keys must be strings. Convert it with str(), or a "
             'table of pandas with .to_dict(orient="records").'
         )
-    check_text(key, place)
-    return key
+    check_text(text, place)
+    return key if type(key) is str else text
 
 
 def _is_numpy(value: Any) -> bool:

@@ -22,6 +22,7 @@ from airflow_provider_dify.api.uploads import (
     RunFile,
     described_file,
     is_explicit_upload,
+    is_mime_type,
     is_path_object,
     kind_of,
     scheme_of,
@@ -103,6 +104,9 @@ def from_output(value: Mapping[str, Any], place: str, policy: UploadPolicy) -> d
     kind = value.get("type") if value.get("type") in FILE_TYPES else "custom"
     saved, url = value.get("saved_to"), value.get("url") or value.get("remote_url")
     texts = {key: text for key in ("filename", "mime_type") if isinstance(text := value.get(key), str) and text.strip()}
+    if not is_mime_type(texts.get("mime_type", "")):
+        # A server has told it: what cannot stand in a header is none.
+        texts.pop("mime_type", None)
     server = policy.server
     if server is not None and isinstance(saved, str) and saved and policy.admits(saved):
         return described_file(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+from airflow_provider_dify.api.checks import guarded, plain_int, plain_text, preview
 from airflow_provider_dify.api.values import shape_of
 from airflow_provider_dify.exceptions import DifyInvalidInputError
 
@@ -20,6 +22,12 @@ SUBMIT_TIMEOUT_SECONDS = 10.0
 DEFER_AFTER_SECONDS = 3.0
 
 RESPONSE_MODES = ("streaming", "blocking")
+
+MAX_SECONDS = 100 * 365.25 * 24 * 3600
+"""Longest time that a task can be told; beyond it clocks, sockets and databases have their ends."""
+
+MAX_REQUEST_SECONDS = 20 * 24 * 3600.0
+"""Longest time that one request waits: a socket counts milliseconds in 31 bits."""
 
 MAX_FILE_BYTES = 2 * 1024**3
 """Largest file of a run's outputs that is fetched, unless a DAG says otherwise."""
@@ -39,10 +47,10 @@ def check_choice(value: Any, field_name: str, choices: tuple[str, ...]) -> str:
 
     :raises DifyInvalidInputError: It is another value.
     """
-    if value not in choices:
-        shown = repr(value[:40]) if isinstance(value, str) else shape_of(value)
-        raise DifyInvalidInputError(f"{field_name} must be one of {', '.join(choices)} and is {shown}.")
-    return str(value)
+    text = plain_text(value)
+    if text is None or text not in choices:
+        raise DifyInvalidInputError(f"{field_name} must be one of {', '.join(choices)} and is {_previewed(value)}.")
+    return text
 
 
 def check_bool(value: Any, field_name: str) -> bool:
@@ -50,15 +58,15 @@ def check_bool(value: Any, field_name: str) -> bool:
 
     :raises DifyInvalidInputError: It is another value.
     """
-    if isinstance(value, bool):
+    if type(value) is bool:
         return value
-    shown = repr(value[:40]) if isinstance(value, str) else shape_of(value)
-    hint = f" Write {value.strip().title()} without quotes." if _is_bool_text(value) else ""
-    raise DifyInvalidInputError(f"{field_name} must be True or False and is {shown}.{hint}")
+    word = (plain_text(value) or "").strip().title()
+    hint = f" Write {word} without quotes." if word in ("True", "False") else ""
+    raise DifyInvalidInputError(f"{field_name} must be True or False and is {_previewed(value)}.{hint}")
 
 
-def _is_bool_text(value: Any) -> bool:
-    return isinstance(value, str) and value.strip().lower() in ("true", "false")
+def _previewed(value: Any) -> str:
+    return preview(value) if plain_text(value) is not None else shape_of(value)
 
 
 def bytes_of(value: Any, field_name: str) -> int:
@@ -66,24 +74,47 @@ def bytes_of(value: Any, field_name: str) -> int:
 
     :raises DifyInvalidInputError: It is no whole number, or negative.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        shown = str(value) if isinstance(value, int) else shape_of(value)
+    number = plain_int(value)
+    if number is None or number < 0:
+        shown = str(value) if type(value) is bool else shape_of(value) if number is None else preview(number)
         raise DifyInvalidInputError(f"{field_name} must be a whole number of bytes, 0 or more, and is {shown}.")
-    return value
+    # More than any file has; whoever writes a longer number means: no limit.
+    return min(number, sys.maxsize)
 
 
 def seconds_of(value: Any, field_name: str) -> float:
     """Return a duration as positive seconds.
 
     :param value: Seconds as a number, or a timedelta.
-    :raises DifyInvalidInputError: It is neither, not finite, zero or negative.
+    :raises DifyInvalidInputError: It is neither, not finite, zero, negative, or more than a hundred years.
     """
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-        raise DifyInvalidInputError(f"{field_name} must be seconds or a timedelta and is {shape_of(value)}.")
-    if not math.isfinite(seconds) or seconds <= 0:
+    seconds = _number_of(value, field_name)
+    if math.isnan(seconds) or seconds <= 0 or (math.isinf(seconds) and type(value) is float):
         raise DifyInvalidInputError(f"{field_name} must be more than 0 seconds and is {seconds:g}.")
-    return float(seconds)
+    if seconds > MAX_SECONDS:
+        # Clocks, time-outs of sockets and dates have ends, and Airflow's database does too.
+        shown = preview(value) if plain_int(value) is not None else f"{seconds:g}"
+        raise DifyInvalidInputError(
+            f"{field_name} must be at most {MAX_SECONDS:,.0f} seconds (a hundred years) and is {shown}: pass the "
+            "longest time that makes sense."
+        )
+    return seconds
+
+
+def _number_of(value: Any, field_name: str) -> float:
+    """Return seconds as a number that may be anything but no number."""
+    kind = type(value)
+    if issubclass(kind, timedelta):
+        return timedelta.total_seconds(value)
+    if issubclass(kind, float):
+        return float.__float__(value)
+    number = plain_int(value)
+    if number is None:
+        raise DifyInvalidInputError(f"{field_name} must be seconds or a timedelta and is {shape_of(value)}.")
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def seconds_or_zero(value: Any, field_name: str) -> float:
@@ -91,8 +122,7 @@ def seconds_or_zero(value: Any, field_name: str) -> float:
 
     :raises DifyInvalidInputError: It is neither a number nor a timedelta, not finite, or negative.
     """
-    is_zero = not isinstance(value, bool) and value in (0, timedelta(0))
-    return 0.0 if is_zero else seconds_of(value, field_name)
+    return 0.0 if _number_of(value, field_name) == 0 else seconds_of(value, field_name)
 
 
 @dataclass(frozen=True)
@@ -139,7 +169,7 @@ class PollSchedule:
             spent += min(self.first * self.factor**looks, self.longest)
         return self.delay(looks, 0, None, 0.5)
 
-    def checked_timeout(self, timeout: Any, field_name: str) -> float:
+    def checked_timeout(self, timeout: Any, field_name: str, interval_name: str = "poll_interval") -> float:
         """Return a time-out in seconds.
 
         :raises DifyInvalidInputError: It is not positive, or strikes before the first look.
@@ -148,7 +178,7 @@ class PollSchedule:
         if seconds < self.first:
             raise DifyInvalidInputError(
                 f"{field_name} ({seconds:g} s) must not be below the first interval ({self.first:g} s): "
-                "the run would never be looked at in time."
+                f"the run would never be looked at in time. Raise {field_name}, or lower {interval_name}."
             )
         return seconds
 
@@ -168,11 +198,24 @@ class PollSchedule:
         return max(wait, retry_after or 0.0)
 
 
+def request_seconds(value: Any, field_name: str) -> float:
+    """Return the seconds that a request waits, cut to what a socket can wait.
+
+    :raises DifyInvalidInputError: As for ``seconds_of``.
+    """
+    return min(seconds_of(value, field_name), MAX_REQUEST_SECONDS)
+
+
 def check_roots(value: Any) -> tuple[str, ...] | None:
     """Return the folders and prefixes of URIs below which files may be uploaded; None where nothing is limited.
 
     :raises DifyInvalidInputError: It is no list of absolute paths and URIs.
     """
+    with guarded(value, "allowed_upload_roots"):
+        return _roots(value)
+
+
+def _roots(value: Any) -> tuple[str, ...] | None:
     if value is None:
         return None
     if isinstance(value, str) or not isinstance(value, Collection) or isinstance(value, (bytes, Mapping)):
@@ -180,11 +223,13 @@ def check_roots(value: Any) -> tuple[str, ...] | None:
             "allowed_upload_roots must be a list of folders and URI prefixes "
             f"and is {shape_of(value)}: put it into a list."
         )
-    roots = [os.fspath(each) if isinstance(each, os.PathLike) else each for each in value]
-    for each in roots:
-        if not isinstance(each, str) or not (each.startswith(("/", "~")) or "://" in each) or not each.isprintable():
+    roots = []
+    for each in value:
+        text = plain_text(os.fspath(each) if isinstance(each, os.PathLike) else each)
+        if text is None or not (text.startswith(("/", "~")) or "://" in text) or not text.isprintable():
             raise DifyInvalidInputError(
                 "allowed_upload_roots must hold absolute paths such as '/data' and URI prefixes such as "
                 f"'s3://bucket/folder'; one is {shape_of(each)}."
             )
+        roots.append(text)
     return tuple(roots)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from airflow_provider_dify.api.checks import plain_text
 from airflow_provider_dify.api.values import shape_of
 from airflow_provider_dify.exceptions import DifyInvalidInputError
 
@@ -46,8 +47,9 @@ def check_trace_id(value: Any) -> str | None:
 
     :raises DifyInvalidInputError: It is none; Dify would drop it without a word.
     """
-    if value is None or (isinstance(value, str) and _TRACE_ID.fullmatch(value)):
-        return value
+    text = plain_text(value)
+    if value is None or (text is not None and _TRACE_ID.fullmatch(text)):
+        return text
     raise DifyInvalidInputError(
         f"trace_id must have 1 to 128 letters, digits, '-' or '_' and is {shape_of(value)}. "
         "Dify would drop it silently, so nothing was sent."
@@ -56,10 +58,11 @@ def check_trace_id(value: Any) -> str | None:
 
 def read_traceparent(value: Any) -> str | None:
     """Return a W3C ``traceparent``, or None for what is none; later versions are cut to what the first one has."""
-    match = _TRACEPARENT.match(value.strip()) if isinstance(value, str) else None
+    text = (plain_text(value) or "").strip()
+    match = _TRACEPARENT.match(text)
     if match is None or not int(match[2], 16) or not int(match[3], 16):
         return None
-    rest = value.strip()[match.end() :]
+    rest = text[match.end() :]
     if rest and (match[1] == "00" or not rest.startswith("-")):
         return None
     return f"00-{match[2]}-{match[3]}-{match[4]}"

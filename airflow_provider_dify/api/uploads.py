@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from airflow_provider_dify.api.checks import check_text, guarded, plain_text, preview
 from airflow_provider_dify.api.downloads import declared_size
 from airflow_provider_dify.api.forms import STOCK_LIMITS
 from airflow_provider_dify.api.settings import check_choice
@@ -21,6 +22,10 @@ from airflow_provider_dify.exceptions import DifyInvalidInputError
 FILE_TYPES = ("document", "image", "audio", "video", "custom")
 UPLOAD_KEYS = ("path", "type", "mime_type", "name", "transfer_method")
 UNKNOWN_MIME_TYPE = "application/octet-stream"
+# No file system takes a name as long, and Dify's database no longer MIME type.
+MAX_NAME_CHARS = 1000
+MAX_MIME_TYPE_CHARS = 255
+_MAX_SHOWN_CHARS = 400
 
 # What Dify takes for what by the extension alone; everything else is a custom file to it.
 _EXTENSIONS = {
@@ -101,14 +106,95 @@ class FileToUpload:
 
 
 def shown(source: Any) -> str:
-    """Return a path or URI for a message, without a password that stands in it."""
-    return _PASSWORD.sub(r"\1:***@", str(source))
+    """Return a path or URI for a message, without a password that stands in it, in a bounded and printable form."""
+    try:
+        text = str(source)
+    except Exception:
+        # A path object of somebody's, or an error of a store's client.
+        text = shape_of(source)
+    text = _PASSWORD.sub(r"\1:***@", text)
+    text = "".join(char if char.isprintable() else "\ufffd" for char in text[:_MAX_SHOWN_CHARS])
+    return text if len(text) < _MAX_SHOWN_CHARS else text[:-1] + "…"
 
 
 def is_path_object(value: Any) -> bool:
     """Tell whether a value is a path by its type: of ``pathlib``, or of Airflow's object storage."""
     # Asked of the type, since the property of an object-storage path would connect to the store.
-    return isinstance(value, os.PathLike) or (hasattr(type(value), "fs") and hasattr(type(value), "protocol"))
+    kind = type(value)
+    return issubclass(kind, os.PathLike) or (hasattr(kind, "fs") and hasattr(kind, "protocol"))
+
+
+def check_destination(value: Any, field_name: str, *, required: bool = False) -> Any:
+    """Return what names a place to write to: a text or a path object; None, or an empty text, for none.
+
+    :param required: Whether there must be a place.
+    :raises DifyInvalidInputError: It is something else, or a text that no place is named by.
+    """
+    with guarded(value, field_name):
+        if issubclass(type(value), os.PathLike) and not hasattr(type(value), "fs"):
+            value = os.fsdecode(value)
+        text = plain_text(value)
+        if not text:
+            if (required or (value is not None and text is None)) and not is_path_object(value):
+                raise DifyInvalidInputError(
+                    f"{field_name} must be a local path, the URI of an object store, or an ObjectStoragePath, and is "
+                    f"{shape_of(value)}."
+                )
+            return value if text is None else text
+        check_text(text, field_name)
+        if "\0" in text:
+            raise DifyInvalidInputError(f"{field_name} has a NUL character in it, which no path has: remove it.")
+        return text
+
+
+def check_name(value: Any, place: str) -> str:
+    """Return the name that a file is uploaded under.
+
+    :raises DifyInvalidInputError: It is no text, empty, too long, or cannot be sent.
+    """
+    with guarded(value, place):
+        text = plain_text(value)
+        if text is None or not text.strip():
+            raise DifyInvalidInputError(f"{place} must be a non-empty text and is {shape_of(value)}.")
+        if len(text) > MAX_NAME_CHARS or "\0" in text:
+            raise DifyInvalidInputError(
+                f"{place} must be a file name of at most {MAX_NAME_CHARS} characters, without NUL, and is "
+                f"{preview(text)}."
+            )
+        if not _is_encodable(text):
+            raise DifyInvalidInputError(
+                f"{place} is {preview(text)}, which is no valid Unicode text and cannot be sent: give the file another "
+                "'name'."
+            )
+        return text
+
+
+def check_mime_type(value: Any, place: str) -> str:
+    """Return a MIME type that can stand in a header.
+
+    :raises DifyInvalidInputError: It is no text on one line, empty, or too long.
+    """
+    with guarded(value, place):
+        text = plain_text(value)
+        if text is None or not is_mime_type(text):
+            raise DifyInvalidInputError(
+                f"{place} must be a non-empty text on one line, of at most {MAX_MIME_TYPE_CHARS} characters, such as "
+                f"'application/pdf', and is {preview(value)}."
+            )
+        return text
+
+
+def is_mime_type(text: str) -> bool:
+    """Tell whether a text can stand in a header as a MIME type."""
+    return bool(text.strip()) and len(text) <= MAX_MIME_TYPE_CHARS and text.isprintable()
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_explicit_upload(value: Any) -> bool:
@@ -142,28 +228,38 @@ def _from_mapping(value: Mapping[str, Any], place: str, file_types: Collection[s
     unknown = [key for key in value if key not in UPLOAD_KEYS]
     if unknown:
         raise DifyInvalidInputError(
-            f"{place} names a file to upload and has the key {unknown[0]!r}: possible are {', '.join(UPLOAD_KEYS)}."
+            f"{place} names a file to upload and has the key {preview(unknown[0])}: possible are "
+            f"{', '.join(UPLOAD_KEYS)}."
         )
     if value.get("transfer_method", "local_file") != "local_file":
         raise DifyInvalidInputError(f"{place} has a 'path', and so its transfer_method can only be 'local_file'.")
-    for key in ("mime_type", "name"):
+    for key, check in (("mime_type", check_mime_type), ("name", check_name)):
         text = value.get(key)
         if text is not None and (not isinstance(text, str) or not text.strip() or not text.isprintable()):
             raise DifyInvalidInputError(
                 f"{place}[{key!r}] must be a non-empty text on one line and is {shape_of(text)}."
             )
+        if text is not None:
+            check(text, f"{place}[{key!r}]")
     if value.get("type") is not None:
         check_choice(value["type"], f"{place}['type']", FILE_TYPES)
-    path = value["path"]
-    if isinstance(path, str) and scheme_of(path) in ("http", "https"):
-        raise DifyInvalidInputError(
-            f"{place}['path'] is a URL, which Dify fetches itself: pass it as a text, or as 'url' with "
-            "transfer_method 'remote_url'."
-        )
     return described_file(
-        source_of(path, f"{place}['path']", bare=True), place, file_types,
+        path_of(value["path"], f"{place}['path']"), place, file_types,
         name=value.get("name"), mime_type=value.get("mime_type"), kind=value.get("type"),
     )  # fmt: skip
+
+
+def path_of(value: Any, place: str) -> Any:
+    """Return a path or URI that can be opened, where nothing else can stand.
+
+    :raises DifyInvalidInputError: It is none, or the URL of a web server.
+    """
+    if isinstance(value, str) and scheme_of(value) in ("http", "https"):
+        raise DifyInvalidInputError(
+            f"{place} is a URL, which Dify fetches itself: pass it as a text, or as 'url' with "
+            "transfer_method 'remote_url'."
+        )
+    return source_of(value, place, bare=True)
 
 
 def described_file(
@@ -179,6 +275,7 @@ def described_file(
     name = name or _name_of(source)
     if not name:
         raise DifyInvalidInputError(f"{place} names a folder and no file: {shown(source)!r}.")
+    name = check_name(name, f"the file name of {place}")
     mime_type = mime_type or mimetypes.guess_type(name)[0] or UNKNOWN_MIME_TYPE
     return FileToUpload(source, name, mime_type, kind or type_for(name, mime_type, file_types), place)
 
@@ -205,14 +302,16 @@ def source_of(value: Any, place: str, *, bare: bool = False) -> Any:
     """
     if is_path_object(value):
         if not isinstance(value, os.PathLike) or hasattr(type(value), "fs"):
+            _possible(str(value), place)
             return value
-        path = os.fsdecode(value)
-        _check_path(path, place)
-        return path
-    if not isinstance(value, str) or not value.strip():
+        value = os.fspath(value)
+        if isinstance(value, bytes):
+            value = os.fsdecode(value)
+        return _possible(value, place)
+    text = (plain_text(value) or "").strip()
+    if not text:
         raise DifyInvalidInputError(f"{place} must be a path or the URI of an object and is {shape_of(value)}.")
-    text = value.strip()
-    _check_path(text, place)
+    _possible(text, place)
     if scheme_of(text):
         return text
     match = _SCHEME.match(text)
@@ -230,9 +329,19 @@ def source_of(value: Any, place: str, *, bare: bool = False) -> Any:
     )
 
 
-def _check_path(text: str, place: str) -> None:
-    if "\0" in text:
+def _possible(path: str, place: str) -> str:
+    """Return a path that an operating system can be asked for."""
+    if "\0" in path:
         raise DifyInvalidInputError(f"{place} has a NUL character in it, which no path has.")
+    try:
+        # Not as UTF-8: a name of other bytes has its own form, in which a local file is found.
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise DifyInvalidInputError(
+            f"{place}: {path!r} cannot be read: no file has such a name (a lone surrogate is no valid Unicode text). "
+            "Nothing was submitted. Correct the path."
+        ) from None
+    return path
 
 
 def _name_of(source: Any) -> str:

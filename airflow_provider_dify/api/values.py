@@ -11,6 +11,9 @@ from airflow_provider_dify.exceptions import DifyResponseError
 EXCERPT_CHARS = 300
 MAX_ID_CHARS = 255
 
+_SIZED: tuple[Any, ...] = (str, bytes, list, tuple, dict, set, frozenset)
+_NAME_CHARS = 120
+
 
 def decode_json(body: bytes | str, what: str) -> Any:
     """Decode a JSON text.
@@ -44,11 +47,14 @@ def shape_of(value: Any) -> str:
     """Describe a value by its type (with its module) and size, never by its content, for a message."""
     if value is None:
         return "null"
-    if isinstance(value, (str, bytes, list, tuple, dict, set, frozenset)):
-        return f"{type(value).__name__} of length {len(value)}"
     kind = type(value)
+    for sized in _SIZED:
+        # Not isinstance() and len(), which ask the value: that may raise.
+        if issubclass(kind, sized):
+            return f"{excerpt(kind.__name__, _NAME_CHARS)} of length {sized.__len__(value)}"
     # Two types may share a name: Python's bool and numpy's.
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    return excerpt(name, _NAME_CHARS)
 
 
 def as_text(value: Any) -> Any:

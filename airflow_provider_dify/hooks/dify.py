@@ -7,9 +7,9 @@ import json
 import mimetypes
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -23,8 +23,10 @@ from airflow_provider_dify.api.calls import (
     Call,
     Operation,
     Upload,
+    check_id,
     contract,
 )
+from airflow_provider_dify.api.checks import check_callable, check_type, guarded, plain_text
 from airflow_provider_dify.api.diagnosis import without_connection
 from airflow_provider_dify.api.downloads import address_of, check_hosts, declared_size
 from airflow_provider_dify.api.errors import without_retry_advice
@@ -52,14 +54,25 @@ from airflow_provider_dify.api.settings import (
     RESPONSE_MODES,
     SUBMIT_TIMEOUT_SECONDS,
     TIMEOUT_SECONDS,
+    bytes_of,
+    check_bool,
     check_choice,
-    seconds_of,
+    request_seconds,
 )
 from airflow_provider_dify.api.streaming import StreamReader, no_stream
 from airflow_provider_dify.api.submission import SubmissionReader, submission_errors
 from airflow_provider_dify.api.tracing import Trace, check_trace_id, check_traceparent
-from airflow_provider_dify.api.uploads import UNKNOWN_MIME_TYPE, is_path_object, to_upload
-from airflow_provider_dify.api.waiting import AskWhyPaused, CheckServer, FindMarker, LookAt, Request, Sleep
+from airflow_provider_dify.api.uploads import (
+    UNKNOWN_MIME_TYPE,
+    check_destination,
+    check_mime_type,
+    check_name,
+    described_file,
+    is_path_object,
+    path_of,
+)
+from airflow_provider_dify.api.values import shape_of
+from airflow_provider_dify.api.waiting import AskWhyPaused, CheckServer, FindMarker, LookAt, Request, Say, Sleep
 from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.exceptions import (
     DifyConfigurationError,
@@ -68,13 +81,14 @@ from airflow_provider_dify.exceptions import (
     DifyResponseError,
     DifyTransportError,
 )
+from airflow_provider_dify.hooks.destinations import destination_target
 from airflow_provider_dify.hooks.downloads import SavedFile, Wanted, download
 from airflow_provider_dify.hooks.following import AsyncFollowing, SyncFollowing
 from airflow_provider_dify.hooks.forms import KnownForm, known_form, remember_form
 from airflow_provider_dify.hooks.limits import ending_by, seconds_for
 from airflow_provider_dify.hooks.masking import mask_secrets
 from airflow_provider_dify.hooks.sizes import Size
-from airflow_provider_dify.hooks.stores import FileGroup, Source, Target, Writable, check_stream, reading, writing
+from airflow_provider_dify.hooks.stores import FileGroup, Source, Writable, check_stream, reading, writing
 from airflow_provider_dify.names import CONN_TYPE, DEFAULT_CONN_NAME, HOOK_NAME, WORKFLOW_RUNS
 
 if TYPE_CHECKING:
@@ -95,6 +109,8 @@ _READ_TO_THE_END = (
     "Dify %s leaves a run whose stream is closed 'running' for ever, so the stream of run %s is read to its end "
     "here in the worker, whatever deferrable says."
 )
+
+_RUN_REMEDY = "pass what get_workflow_run returns"
 
 T = TypeVar("T")
 
@@ -165,22 +181,21 @@ class DifyHook(BaseHook):
         return contract(self.connection.api_contract)
 
     def _read_connection(self) -> DifyConnection:
+        conn_id = check_id(self.dify_conn_id, "dify_conn_id")
         try:
-            found = self.get_connection(self.dify_conn_id)
+            found = self.get_connection(conn_id)
         except AirflowNotFoundException as error:
             raise DifyConfigurationError(
-                f"There is no Airflow connection {self.dify_conn_id!r}. Create one of the type dify with the app's "
-                "API key as its password."
+                f"There is no Airflow connection {conn_id!r}. Create one of the type dify with the app's API key as "
+                "its password. If the environment or a secrets backend defines it, correct its URI or JSON."
             ) from error
         try:
             # extra_dejson has Airflow 3.3 warn in every log of values too short to be masked, such as "true".
             extra = json.loads(found.extra) if found.extra else {}
-        except (ValueError, TypeError) as error:
-            raise DifyConfigurationError(
-                f"Connection {self.dify_conn_id!r}, field extra: must be a JSON object."
-            ) from error
+        except (ValueError, TypeError, RecursionError) as error:
+            raise DifyConfigurationError(f"Connection {conn_id!r}, field extra: must be a JSON object.") from error
         connection = DifyConnection.parse(
-            conn_id=self.dify_conn_id,
+            conn_id=conn_id,
             host=found.host,
             schema=found.schema,
             port=found.port,
@@ -188,7 +203,7 @@ class DifyHook(BaseHook):
             extra=extra,
         )
         mask_secrets(connection.secrets)
-        connection.check_app_key(self.dify_conn_id)
+        connection.check_app_key(conn_id)
         return connection
 
     async def aconnection(self) -> DifyConnection:
@@ -267,6 +282,7 @@ class DifyHook(BaseHook):
 
     def redact(self, text: str) -> str:
         """Return a text of the server without the connection's secrets; unchanged before there is a connection."""
+        check_type(text, "text", str, "pass what is to be shown as a text")
         connection = self._async_connection or self.__dict__.get("connection")
         return connection.redact(text) if isinstance(connection, DifyConnection) else text
 
@@ -336,7 +352,8 @@ class DifyHook(BaseHook):
         """
         trace = _trace(trace_id, traceparent)
         operation = self._submission(self.api, inputs, user, response_mode, files, query, workflow_id, trace)
-        wait = self._submission_wait(operation.call, submit_timeout, timeout)
+        waits = _Waits.checked(submit_timeout, timeout, before_send, on_started)
+        wait = waits.of(operation.call)
         with self._redacted(self.connection), ExitStack() as stack:
             with submission_errors(response_mode, user):
                 exchange = stack.enter_context(
@@ -354,7 +371,7 @@ class DifyHook(BaseHook):
             if not Server(started.server_version).survives_closed_stream:
                 self.log.info(_READ_TO_THE_END, started.server_version, started.workflow_run_id)
                 with suppress(DifyTransportError, DifyResponseError):
-                    for chunk in exchange.chunks(time.monotonic() + timeout):
+                    for chunk in exchange.chunks(time.monotonic() + waits.end):
                         reader.feed(chunk)
                         if reader.ended:
                             break
@@ -381,7 +398,8 @@ class DifyHook(BaseHook):
         api, transport = await self.aapi(), await self._atransport()
         trace = _trace(trace_id, traceparent)
         operation = self._submission(api, inputs, user, response_mode, files, query, workflow_id, trace)
-        wait = self._submission_wait(operation.call, submit_timeout, timeout)
+        waits = _Waits.checked(submit_timeout, timeout, before_send, on_started)
+        wait = waits.of(operation.call)
         clock = asyncio.get_running_loop().time
         async with AsyncExitStack() as stack:
             stack.enter_context(self._redacted(await self.aconnection()))
@@ -401,7 +419,7 @@ class DifyHook(BaseHook):
             if not Server(started.server_version).survives_closed_stream:
                 self.log.info(_READ_TO_THE_END, started.server_version, started.workflow_run_id)
                 with suppress(DifyTransportError, DifyResponseError):
-                    async for chunk in exchange.chunks(clock() + timeout):
+                    async for chunk in exchange.chunks(clock() + waits.end):
                         reader.feed(chunk)
                         if reader.ended:
                             break
@@ -430,15 +448,9 @@ class DifyHook(BaseHook):
         )
 
     @staticmethod
-    def _submission_wait(call: Call, submit_timeout: float, timeout: float) -> float:
-        if call.streaming:
-            return seconds_of(submit_timeout, "submit_timeout")
-        return seconds_of(timeout, "timeout")
-
-    @staticmethod
-    def _head_limit(connection: DifyConnection, timeout: float) -> float:
+    def _head_limit(connection: DifyConnection, seconds: float) -> float:
         """Return the seconds in which a stream must have begun."""
-        return min(connection.connect_timeout + connection.read_timeout, timeout)
+        return min(connection.connect_timeout + connection.read_timeout, seconds)
 
     def get_workflow_run(self, workflow_run_id: str) -> WorkflowRun:
         """Return a run as its row tells it: the authority on how it ended.
@@ -511,12 +523,13 @@ class DifyHook(BaseHook):
         """
         trace = _trace(trace_id, traceparent)
         operation = self._submission(self.api, inputs, user, "streaming", files, query, workflow_id, trace)
-        until = time.monotonic() + seconds_of(timeout, "timeout")
-        reader = StreamReader(user, operation.call.json)
+        seconds = request_seconds(timeout, "timeout")
+        until = time.monotonic() + seconds
+        reader = StreamReader(check_user(user), operation.call.json)
         with (
             self._redacted(self.connection),
             reader.errors(),
-            self._transport.open(operation.call, timeout=self._head_limit(self.connection, timeout)) as exchange,
+            self._transport.open(operation.call, timeout=self._head_limit(self.connection, seconds)) as exchange,
         ):
             if not (exchange.head.ok and exchange.head.is_event_stream):
                 raise no_stream(exchange.read(), operation)
@@ -544,11 +557,12 @@ class DifyHook(BaseHook):
         api, trace = await self.aapi(), _trace(trace_id, traceparent)
         operation = self._submission(api, inputs, user, "streaming", files, query, workflow_id, trace)
         clock = asyncio.get_running_loop().time
-        until = clock() + seconds_of(timeout, "timeout")
-        reader = StreamReader(user, operation.call.json)
+        seconds = request_seconds(timeout, "timeout")
+        until = clock() + seconds
+        reader = StreamReader(check_user(user), operation.call.json)
         connection = await self.aconnection()
         with self._redacted(connection), reader.errors():
-            async with await transport.open(operation.call, timeout=self._head_limit(connection, timeout)) as exchange:
+            async with await transport.open(operation.call, timeout=self._head_limit(connection, seconds)) as exchange:
                 if not (exchange.head.ok and exchange.head.is_event_stream):
                     raise no_stream(await exchange.read(), operation)
                 reader.opened(exchange.head)
@@ -677,8 +691,9 @@ class DifyHook(BaseHook):
         :raises DifyFileError: It could not be read to its end, or changed its length meanwhile.
         :raises DifyUnsupportedError: The API contract has no upload.
         """
+        user = check_user(user)
         with _opened(file, name, mime_type) as upload:
-            return self._send(self.api.upload(upload, check_user(user)))
+            return self._send(self.api.upload(upload, user))
 
     async def aupload_file(
         self,
@@ -689,8 +704,9 @@ class DifyHook(BaseHook):
         mime_type: str | None = None,
     ) -> UploadedFile:
         """Upload a file; see ``upload_file``."""
+        user = check_user(user)
         with _opened(file, name, mime_type) as upload:
-            return await self._asend((await self.aapi()).upload(upload, check_user(user)))
+            return await self._asend((await self.aapi()).upload(upload, user))
 
     def download_file(
         self,
@@ -718,8 +734,12 @@ class DifyHook(BaseHook):
         :raises DifyFileExpiredError: The server does not give the file, or not any more.
         :raises DifyFileError: It could not be fetched or saved, or has another size than the file object tells.
         """
-        described = {"url": file} if isinstance(file, str) else file
-        address = address_of(described.get("url"), self.connection.base_url, check_hosts(list(allowed_hosts)))
+        max_bytes, described = bytes_of(max_bytes, "max_bytes"), _file_object(file)
+        check_destination(destination, "destination", required=True)
+        with guarded(allowed_hosts, "allowed_hosts"):
+            is_one = isinstance(allowed_hosts, (str, bytes, Mapping)) or not isinstance(allowed_hosts, Iterable)
+            allowed_hosts = check_hosts(allowed_hosts if is_one else list(allowed_hosts), "allowed_hosts")
+        address = address_of(described.get("url"), self.connection.base_url, allowed_hosts)
         mime_type = described.get("mime_type")
         wanted = Wanted(
             address,
@@ -728,7 +748,7 @@ class DifyHook(BaseHook):
             is_page=not isinstance(mime_type, str) or not mime_type or "html" in mime_type,
             allowed_hosts=allowed_hosts,
         )
-        target = Target(destination)
+        target = destination_target(destination, "destination")
         uris: list[str] = []
 
         @contextmanager
@@ -749,7 +769,7 @@ class DifyHook(BaseHook):
         :param fresh: Whether to ask in any case, since the app may have been published anew.
         :raises DifyError: No server answers at all.
         """
-        known = None if fresh else known_form(self.connection)
+        known = None if check_bool(fresh, "fresh") else known_form(self.connection)
         if known is not None:
             return known
         try:
@@ -807,11 +827,13 @@ class DifyHook(BaseHook):
 
         :param user: The ``user`` of the submission.
         """
+        user = check_user(user)
         with ending_by(None):
             return _active_in(self._look_up(user, timeout=STOP_TIMEOUT_SECONDS))
 
     async def afind_started(self, user: str) -> str | None:
         """Return the id of an active run of a user; see ``find_started``."""
+        user = check_user(user)
         with ending_by(None):
             return _active_in(await self._alook_up(user, timeout=STOP_TIMEOUT_SECONDS))
 
@@ -824,9 +846,9 @@ class DifyHook(BaseHook):
         :param workflow_run_id: The run.
         :param user: The ``user`` of its submission.
         """
-        decoder = EventDecoder()
+        decoder, user, run_id = EventDecoder(), check_user(user), check_id(workflow_run_id, "workflow_run_id")
         try:
-            operation = self.api.run_events(workflow_run_id, user, snapshot=True)
+            operation = self.api.run_events(run_id, user, snapshot=True)
             until = time.monotonic() + STOP_TIMEOUT_SECONDS
             with (
                 ending_by(None),
@@ -843,9 +865,9 @@ class DifyHook(BaseHook):
 
     async def afind_task_id(self, workflow_run_id: str, user: str) -> str | None:
         """Return the task id that a stop needs; see ``find_task_id``."""
-        decoder = EventDecoder()
+        decoder, user, run_id = EventDecoder(), check_user(user), check_id(workflow_run_id, "workflow_run_id")
         try:
-            operation = (await self.aapi()).run_events(workflow_run_id, user, snapshot=True)
+            operation = (await self.aapi()).run_events(run_id, user, snapshot=True)
             transport = await self._atransport()
             until = asyncio.get_running_loop().time() + STOP_TIMEOUT_SECONDS
             with ending_by(None), self._redacted(await self.aconnection()):
@@ -861,6 +883,7 @@ class DifyHook(BaseHook):
 
     def look(self, workflow_run_id: str, *, timeout: float | None = None) -> Look:
         """Take one look at a run: not repeated, since the next look is its retry; errors are part of it."""
+        timeout = None if timeout is None else request_seconds(timeout, "timeout")
         try:
             return Look(run=self._send(self.api.get_run(workflow_run_id), timeout=timeout, retry=False))
         except DifyError as error:
@@ -868,6 +891,7 @@ class DifyHook(BaseHook):
 
     async def alook(self, workflow_run_id: str, *, timeout: float | None = None) -> Look:
         """Take one look at a run; see ``look``."""
+        timeout = None if timeout is None else request_seconds(timeout, "timeout")
         try:
             operation = (await self.aapi()).get_run(workflow_run_id)
             run = await self._asend(operation, timeout=timeout, retry=False)
@@ -914,6 +938,7 @@ class DifyHook(BaseHook):
         return (await self._aread_pause(run)).requests()
 
     def _read_pause(self, run: WorkflowRun) -> PauseReader:
+        check_type(run, "run", WorkflowRun, _RUN_REMEDY)
         reader = PauseReader()
         try:
             operation = self.api.run_events(run.workflow_run_id, check_user(run.user), snapshot=True)
@@ -931,6 +956,7 @@ class DifyHook(BaseHook):
         return reader
 
     async def _aread_pause(self, run: WorkflowRun) -> PauseReader:
+        check_type(run, "run", WorkflowRun, _RUN_REMEDY)
         reader = PauseReader()
         try:
             operation = (await self.aapi()).run_events(run.workflow_run_id, check_user(run.user), snapshot=True)
@@ -1036,6 +1062,7 @@ class DifyHook(BaseHook):
         :param deadline: The flow's deadline, which no request of it outlasts.
         :return: What the flow returns.
         """
+        _check_flow(flow, log, deadline)
         with ending_by(deadline), SyncFollowing(self) as following:
             return self._follow(flow, log, following)
 
@@ -1062,12 +1089,13 @@ class DifyHook(BaseHook):
             elif isinstance(request, AskWhyPaused):
                 told = self.get_pause_questions(request.run)
             else:
-                log(request.line)
+                log(_line_of(request))
 
     async def afollow(
         self, flow: Generator[Request | ReadEvents, Any, T], log: Callable[[str], None], deadline: Deadline
     ) -> T:
         """Do in the triggerer what a flow asks for; see ``follow``."""
+        _check_flow(flow, log, deadline)
         with ending_by(deadline):
             async with AsyncFollowing(self) as following:
                 return await self._afollow(flow, log, following)
@@ -1095,7 +1123,7 @@ class DifyHook(BaseHook):
             elif isinstance(request, AskWhyPaused):
                 told = await self.aget_pause_questions(request.run)
             else:
-                log(request.line)
+                log(_line_of(request))
 
     def _anap(self, seconds: float) -> Awaitable[None]:
         return asyncio.sleep(seconds)
@@ -1175,20 +1203,88 @@ def _told(started: StartedRun, on_started: Callable[[StartedRun], None] | None) 
     return started
 
 
+@dataclass(frozen=True)
+class _Waits:
+    """How long a submission waits.
+
+    :param submit: Seconds for the id of a streaming run.
+    :param end: Seconds for the end of a run.
+    """
+
+    submit: float
+    end: float
+
+    @classmethod
+    def checked(cls, submit_timeout: Any, timeout: Any, before_send: Any, on_started: Any) -> _Waits:
+        """Return them, with what is called meanwhile checked too."""
+        check_callable(before_send, "before_send")
+        check_callable(on_started, "on_started")
+        return cls(request_seconds(submit_timeout, "submit_timeout"), request_seconds(timeout, "timeout"))
+
+    def of(self, call: Call) -> float:
+        """Return the seconds for the first answer to a submission."""
+        return self.submit if call.streaming else self.end
+
+
+def _check_flow(flow: Any, log: Any, deadline: Any) -> None:
+    check_type(deadline, "deadline", Deadline, "pass that of the flow")
+    check_type(flow, "flow", Generator, "pass one from api.waiting, api.following or api.finding")
+    if log is None:
+        raise DifyInvalidInputError("log must be a function that takes a line, and is null.")
+    check_callable(log, "log")
+
+
+def _line_of(request: Any) -> str:
+    """Return what a flow wants to have logged."""
+    if not isinstance(request, Say):
+        raise DifyInvalidInputError(
+            f"flow has yielded {shape_of(request)}: pass one from api.waiting, api.following or api.finding."
+        )
+    return request.line
+
+
+def _file_object(file: Any) -> Mapping[str, Any]:
+    """Return what is told of a file to fetch."""
+    with guarded(file, "file"):
+        text = plain_text(file)
+        if text is not None:
+            return {"url": text}
+        if isinstance(file, Mapping):
+            return dict(file)
+    raise DifyInvalidInputError(
+        f"file must be a file object out of a run's outputs, or its URL, and is {shape_of(file)}."
+    )
+
+
 @contextmanager
 def _opened(file: Any, name: str | None, mime_type: str | None) -> Iterator[Upload]:
     """Give an upload out of a path, the URI of an object or an open file; a file that was open stays open."""
+    with guarded(name, "name"):
+        name = check_name(name, "name") if name else None
+    with guarded(mime_type, "mime_type"):
+        mime_type = check_mime_type(mime_type, "mime_type") if mime_type else None
     with ExitStack() as stack:
-        if isinstance(file, str) or is_path_object(file):
-            found = to_upload({"path": file}, "file")
-            assert found is not None
-            name = name or found.name
+        if plain_text(file) is not None or is_path_object(file):
+            with guarded(file, "file"):
+                found = described_file(path_of(file, "file"), "file", (), name=name, mime_type=mime_type)
+            name = found.name
             stream = stack.enter_context(Source(found.source, "file").open())
         else:
-            check_stream(file, "file")
-            stream = file
+            stream = _binary_file(file)
         if not name:
             raise DifyInvalidInputError("name is missing: an open file needs the name that Dify is to keep.")
         with reading(name, "file"):
             upload = Upload(stream, name, mime_type or mimetypes.guess_type(name)[0] or UNKNOWN_MIME_TYPE)
         yield upload
+
+
+def _binary_file(file: Any) -> BinaryIO:
+    """Return an open file that can be sent."""
+    with guarded(file, "file"):
+        check_stream(file, "file")
+        if all(callable(getattr(file, name, None)) for name in ("read", "seek", "tell")) and file.read(0) == b"":
+            return file  # type: ignore[no-any-return]
+    raise DifyInvalidInputError(
+        "file must be a path, the URI of an object, an ObjectStoragePath, or a seekable file that is open in binary "
+        f"mode (open(path, 'rb')), and is {shape_of(file)}."
+    )

@@ -28,7 +28,6 @@ from airflow_provider_dify.api.progress import closing_line
 from airflow_provider_dify.api.runs import RunStatus, StartedRun
 from airflow_provider_dify.api.settings import PollSchedule
 from airflow_provider_dify.api.steps import StepLog
-from airflow_provider_dify.api.tracing import check_trace_id
 from airflow_provider_dify.api.transitions import (
     AwaitServer,
     Fail,
@@ -51,7 +50,7 @@ from airflow_provider_dify.links.dify import push_link
 from airflow_provider_dify.names import RUN_ID_XCOM_KEY, SERVICE_API, TASK_ID_XCOM_KEY
 from airflow_provider_dify.operators.ledger import SubmissionLedger, task_try
 from airflow_provider_dify.operators.outputs import Destination, deliver
-from airflow_provider_dify.operators.preparing import Prepared, prepare, resolved_inputs
+from airflow_provider_dify.operators.preparing import Prepared, check_parameters, prepare, resolved_inputs
 from airflow_provider_dify.operators.tracing import current_traceparent
 from airflow_provider_dify.triggers.report import DUE, Report, SearchReport, carried
 
@@ -126,9 +125,9 @@ class Execution:
     def begin(self) -> Any:
         """Start the try: everything that a DAG author passes is checked before anything is looked for or sent."""
         now = time.time()
-        resolved_inputs(self._task)
-        check_trace_id(self._task.trace_id)
-        return self._begin(Submission(user=self._user(), submitted_at=now, started_at=now))
+        user = self._user()
+        check_parameters(self._task, self._hook)
+        return self._begin(Submission(user=user, submitted_at=now, started_at=now))
 
     def submit_again(self, event: Any, submission: dict[str, Any] | None) -> Any:
         """Submit a run for which there was no room, or no server, before."""
@@ -232,7 +231,8 @@ class Execution:
 
     def _user(self) -> str:
         if self._task.user is not None:
-            return check_user(self._task.user)
+            self._task.user = check_user(self._task.user)
+            return self._task.user
         return self._try.marker
 
     @property

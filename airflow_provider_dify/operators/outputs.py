@@ -19,6 +19,7 @@ from airflow_provider_dify.api.downloads import (
 from airflow_provider_dify.api.filenames import distinct_names, safe_name
 from airflow_provider_dify.api.outcomes import SENSOR_SAVES
 from airflow_provider_dify.api.settings import MAX_FILE_BYTES, MAX_XCOM_BYTES
+from airflow_provider_dify.api.uploads import check_destination
 from airflow_provider_dify.api.values import excerpt
 from airflow_provider_dify.api.xcom import unfit_for_xcom
 from airflow_provider_dify.exceptions import DifyError, DifyFileExpiredError, DifyOutputsError
@@ -61,10 +62,10 @@ class Destination:
     def of(cls, task: DifyRunWorkflowOperator | DifyWorkflowRunSensor) -> Destination:
         """Return what the parameters of an operator or sensor say."""
         return cls(
-            files_to=task.output_files_to,
+            files_to=check_destination(task.output_files_to, "output_files_to"),
             allowed_hosts=task.allowed_file_hosts,
             max_file_bytes=task.max_file_bytes,
-            outputs_to=task.outputs_to,
+            outputs_to=check_destination(task.outputs_to, "outputs_to"),
             max_xcom_bytes=task.max_xcom_bytes,
         )
 

@@ -8,21 +8,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_dify.api.checks import guarded, plain_text
 from airflow_provider_dify.api.forms import InputForm
-from airflow_provider_dify.api.inputs import check_files_or_paths, check_inputs
+from airflow_provider_dify.api.inputs import check_files_or_paths, check_inputs, check_query
 from airflow_provider_dify.api.plain import as_list, plain
 from airflow_provider_dify.api.polling import Deadline
 from airflow_provider_dify.api.run_files import UploadPolicy, with_uploads
-from airflow_provider_dify.api.uploads import FileToUpload
+from airflow_provider_dify.api.tracing import Trace, check_trace_id
+from airflow_provider_dify.api.uploads import FileToUpload, check_destination
 from airflow_provider_dify.exceptions import DifyInvalidInputError
+from airflow_provider_dify.hooks.destinations import destination_target
 from airflow_provider_dify.hooks.limits import ending_by
-from airflow_provider_dify.hooks.stores import Target
 from airflow_provider_dify.names import WORKFLOW_RUNS
 from airflow_provider_dify.operators.uploads import upload_all
 
 if TYPE_CHECKING:
     from airflow_provider_dify.hooks.dify import DifyHook
     from airflow_provider_dify.operators.workflow import DifyRunWorkflowOperator
+    from airflow_provider_dify.sensors.workflow import DifyWorkflowRunSensor
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +84,54 @@ def resolved_inputs(task: DifyRunWorkflowOperator) -> dict[str, Any]:
     :raises DifyInvalidInputError: They are no inputs.
     """
     task.inputs = given = check_inputs(task.inputs, paths=True)
-    task.files = as_list(task.files)
+    with guarded(task.files, "files"):
+        files = as_list(task.files)
+    if files is not task.files:
+        # Airflow goes through all of what a templated field is given.
+        task.files = files
     return given
+
+
+def check_destinations(task: DifyRunWorkflowOperator | DifyWorkflowRunSensor) -> dict[str, Any]:
+    """Return the folders that a task names to write to, and let the task keep them as they are meant.
+
+    :raises DifyInvalidInputError: One of them is no place.
+    """
+    places = {name: check_destination(getattr(task, name), name) for name in ("output_files_to", "outputs_to")}
+    for name, place in places.items():
+        setattr(task, name, place)
+    return places
+
+
+def check_parameters(task: DifyRunWorkflowOperator, hook: DifyHook) -> None:
+    """Let a task pass whose templated parameters can be sent, before anything is; what they are is not read yet.
+
+    :raises DifyInvalidInputError: One is of another type, or cannot be sent; the message names it.
+    """
+    check_destinations(task)
+    resolved_inputs(task)
+    check_files_or_paths(task.files, policy=_policy(task, hook), opaque_ids=_is_gateway(hook))
+    # Nothing is sent: an operation is made, and with it all that the API contract asks of its arguments.
+    hook.api.run(
+        inputs={},
+        user="user",
+        response_mode=task.response_mode,
+        files=None,
+        query=check_query(task.query),
+        workflow_id=task.workflow_id,
+        trace=Trace(check_trace_id(task.trace_id)),
+    )
+
+
+def _is_gateway(hook: DifyHook) -> bool:
+    return hook.connection.api_contract == WORKFLOW_RUNS
+
+
+def _policy(task: DifyRunWorkflowOperator, hook: DifyHook) -> UploadPolicy:
+    connection = hook.connection
+    return UploadPolicy.of(
+        None if _is_gateway(hook) else connection.base_url, connection.allowed_upload_roots, task.allowed_upload_roots
+    )
 
 
 def prepare(task: DifyRunWorkflowOperator, hook: DifyHook, *, user: str) -> Prepared:
@@ -95,10 +144,10 @@ def prepare(task: DifyRunWorkflowOperator, hook: DifyHook, *, user: str) -> Prep
         uploaded.
     :raises DifyError: An upload failed. There is no run.
     """
-    for folder in (task.output_files_to, task.outputs_to):
-        if folder:
+    for name, place in check_destinations(task).items():
+        if place is not None and plain_text(place) != "":
             # A store that Airflow does not know would only be noticed when the run has been paid for.
-            Target(folder)
+            destination_target(place, name)
     given = resolved_inputs(task)
     # The uploads that follow take as long as they take.
     with ending_by(Deadline(time.time() + task.timeout)):
@@ -156,12 +205,8 @@ def _fitting(task: DifyRunWorkflowOperator, hook: DifyHook, given: Mapping[str, 
 def _understood(
     task: DifyRunWorkflowOperator, hook: DifyHook, given: Mapping[str, Any], form: InputForm | None
 ) -> Passed:
-    connection = hook.connection
-    is_gateway = connection.api_contract == WORKFLOW_RUNS
-    policy = UploadPolicy.of(
-        None if is_gateway else connection.base_url, connection.allowed_upload_roots, task.allowed_upload_roots
-    )
-    files = check_files_or_paths(task.files, form.files if form is not None else None, policy, opaque_ids=is_gateway)
+    policy, rules = _policy(task, hook), form.files if form is not None else None
+    files = check_files_or_paths(task.files, rules, policy, opaque_ids=_is_gateway(hook))
     read = form.read(given) if form is not None else given
     for name, value in read.items():
         if value is not given[name]:

@@ -32,6 +32,7 @@ from airflow_provider_dify.exceptions import DifyError, DifyNotFoundError, DifyS
 from airflow_provider_dify.hooks.introducing import introduce
 from airflow_provider_dify.links.dify import push_link
 from airflow_provider_dify.operators.outputs import Destination, deliver
+from airflow_provider_dify.operators.preparing import check_destinations
 from airflow_provider_dify.triggers.report import Report, carried
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ class Watching:
             self._give_up(error)
 
     def _run_id(self) -> str:
+        check_destinations(self._sensor)
         return self._hook.api.check_run_id(self._sensor.workflow_run_id)
 
     @property

@@ -105,7 +105,7 @@ class DifyWorkflowRunSensor(BaseSensorOperator):
             poke_interval=schedule.first,
             exponential_backoff=exponential_backoff,
             max_wait=schedule.longest,
-            timeout=schedule.checked_timeout(timeout, "timeout"),
+            timeout=schedule.checked_timeout(timeout, "timeout", "poke_interval"),
             **kwargs,
         )
         self.workflow_run_id = workflow_run_id
