@@ -58,6 +58,7 @@ class SyncExchange:
     ) -> None:
         self._connection = connection
         self._limit = limit
+        self._is_aborted = False
         self._call = call
         self._response = response
         self._own_session = own_session
@@ -75,7 +76,9 @@ class SyncExchange:
             self._own_session.close()
 
     def abort(self) -> None:
-        """Break the connection off, also under a read in another thread."""
+        """Break the connection off, also under a read in another thread, which then ends."""
+        # What has come already may stand for gigabytes, and is not decompressed any more.
+        self._is_aborted = True
         sock = self._socket()
         if sock is not None:
             with suppress(OSError):
@@ -93,7 +96,7 @@ class SyncExchange:
         decoder = self._decoder
         if decoder.refused:
             raise compressed(self._connection, self._call, self.head.status, decoder.refused)
-        while True:
+        while not self._is_aborted:
             if decoder.is_hungry:
                 chunk = read(CHUNK_BYTES, decode_content=False)
                 if not chunk:
@@ -101,6 +104,7 @@ class SyncExchange:
                 decoder.feed(chunk)
             if piece := decoder.take():
                 return piece
+        return b""
 
     def read(self) -> Answer:
         """Return the answer with its whole body, which has no secret of the connection in it.

@@ -172,7 +172,7 @@ def call(hook: Any, operation: str, url: str) -> Any:
     if operation == "poll":
         return hook.look(RUN).error
     if operation == "submit":
-        return hook.create_workflow_run({}, user="me", submit_timeout=2.0)
+        return hook.create_workflow_run({}, user="me", submit_timeout=6.0)
     return download(hook, url) if operation == "download" else follow(hook, FOLLOWED_SECONDS[operation])
 
 
@@ -181,7 +181,7 @@ async def acall(hook: Any, operation: str) -> Any:
     if operation == "poll":
         return (await hook.alook(RUN)).error
     if operation == "submit":
-        return await hook.acreate_workflow_run({}, user="me", submit_timeout=2.0)
+        return await hook.acreate_workflow_run({}, user="me", submit_timeout=6.0)
     return await afollow(hook, FOLLOWED_SECONDS[operation])
 
 

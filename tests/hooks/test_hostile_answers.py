@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import pytest
@@ -75,10 +76,16 @@ def answer_of(case: Case, connection: socket.socket) -> None:
         connection.sendall(case.body)
 
 
-@pytest.fixture(scope="module", params=["sync", "async"])
+@pytest.fixture(params=["sync", "async"])
 def reports(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """Return what a process that has met all answers has measured."""
+    return reports_of(request.param)
+
+
+# Not a fixture of the module, which ends and begins anew where its tests are handed out one by one.
+@cache
+def reports_of(mode: str) -> dict[str, Any]:
     """Let a process of its own meet all answers, and return what it measured."""
-    mode = request.param
     names = [name for name in CASES if mode == "sync" or CASES[name].operation != "download"]
 
     def answer(asked: RawRequest, connection: socket.socket) -> bytes | None:
