@@ -83,7 +83,8 @@ def parsed(kind: type, name: str, value: Any) -> None:
 
 def rendered(kind: type, name: str, value: Any, sent: list[str]) -> None:
     task = kind(**TASKS[kind], **({"defer_after": 0} if kind is DifyWorkflowRunSensor else {}))
-    # Airflow reads what is assigned to a templated field, which is its own affair.
+    # As Airflow does before it renders: what is assigned to a templated field is then not searched for tasks any more.
+    task = task.prepare_for_execution()
     vars(task)[name] = value
     before = len(sent)
     try:
