@@ -24,7 +24,7 @@ EVENTS = ("comments", "pings", "tiny events", "one long event", "empty lines")
 ROWS = ("small objects", "empty lists", "short texts", "one long text", "deep lists", "numbers", "escapes")
 # CPU of the loop's thread in one turn: how long the loop stands still depends on how busy the machine is, and is given
 # some seconds. Without a bound it takes several of CPU alone.
-TURN_SECONDS, LAG_SECONDS = 0.25, 3.0
+TURN_SECONDS, LAG_SECONDS = 1.0, 5.0
 MEMORY_BYTES = 100 * 1024 * 1024
 
 
