@@ -124,7 +124,8 @@ def joined(headers: Mapping[str, str]) -> dict[str, str]:
 
 def answer_headers(connection: DifyConnection, headers: Mapping[str, str]) -> dict[str, str]:
     """Return an answer's headers with their names in lower case, and without the connection's secrets."""
-    return {name: connection.data_redactor.text(value) for name, value in joined(headers).items()}
+    redactor = connection.data_redactor
+    return {name: redactor.text(value) for name, value in joined(headers).items()}
 
 
 def whole_answer(connection: DifyConnection, head: Answer, body: bytes) -> Answer:
