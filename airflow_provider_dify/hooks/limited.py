@@ -45,16 +45,7 @@ else:
 
     async def limited(deed: Coroutine[Any, Any, T], seconds: float) -> T:
         """Await something for a limited time; see above."""
-        task = asyncio.ensure_future(deed)
-        try:
-            await asyncio.wait({task}, timeout=seconds)
-        finally:
-            if not task.done():
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-        if task.cancelled():
-            raise asyncio.TimeoutError
-        return task.result()
+        return await within(deed, Limit(seconds, asyncio.get_running_loop().time), lambda _: None)
 
     async def within(deed: Coroutine[Any, Any, T], limit: Limit, release: Callable[[T], None]) -> T:
         """Await something by a limit that may be renewed meanwhile; see above."""
