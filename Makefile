@@ -6,53 +6,74 @@ VENV := .venvs/$(AIRFLOW_VERSION)
 BIN := $(VENV)/bin
 CONSTRAINTS := constraints/airflow-$(AIRFLOW_VERSION).txt
 READY := $(VENV)/.ready
-WORKERS ?= 6
+WORKERS ?= 8
 BENCH_AIRFLOW := 3.3.2
 BENCH_VENV := .venvs/bench
 BENCH_CONSTRAINTS := constraints/airflow-$(BENCH_AIRFLOW).txt
 BENCH_READY := $(BENCH_VENV)/.ready
 BENCH_ARGS ?=
+CELERY_VENV := .venvs/celery-$(AIRFLOW_VERSION)
+CELERY_READY := $(CELERY_VENV)/.ready
+CELERY_TASKS ?= 200
+CELERY_SECONDS ?= 240
+CELERY_SEED ?= 7
 PYTEST_ARGS ?=
 # What failed last is remembered for each version, for --last-failed.
 PYTEST := $(BIN)/python -m pytest -q -o cache_dir=.pytest_cache/$(AIRFLOW_VERSION)
+# Rules and what is known of Dify's API: what decides, and can be tested whole.
+COVERAGE ?=
+COVERAGE_ARGS := --cov=airflow_provider_dify.api --cov=airflow_provider_dify.rules --cov-branch \
+	--cov-report=term-missing:skip-covered --cov-fail-under=95
 SOAK_RUNS ?= 30
 SOAK_SECONDS ?= 60
 SOAK_SEED ?= 7
 SOAK := $(BIN)/python -m tests.faults.soak --runs $(SOAK_RUNS) --seconds $(SOAK_SECONDS) --seed $(SOAK_SEED)
-# All tests run on the newest and the oldest Airflow; on those between them, the tests whose outcome depends on Airflow.
-MATRIX := 3.0.6 3.1.8 3.2.2
-MATRIX_TESTS := $(wildcard tests/test_*.py) tests/hooks/test_hook_methods.py tests/operators tests/sensors tests/triggers tests/links tests/decorators \
-	tests/faults/test_submission_and_tries.py tests/faults/test_deadlines_and_lives.py \
+# All tests run on the newest Airflow. On the oldest those of rules, recordings and the local server are left out, which
+# use nothing of Airflow, and those of HTTP, which run there with the oldest dependencies.
+OLDEST := 2.11.2
+PURE_TESTS := tests/api tests/rules tests/contract tests/testing tests/hooks
+# On the versions between them and on the pre-release of the next, the tests whose outcome depends on Airflow run:
+# none with the mark any_airflow.
+MATRIX := 3.0.6 3.1.8 3.2.2 3.4.0b2
+MATRIX_TESTS := $(wildcard tests/test_*.py) tests/operators tests/sensors tests/triggers tests/links tests/decorators tests/policies \
 	tests/integration/test_example_dags.py::test_an_example_works tests/integration/test_dags_test.py \
-	tests/integration/test_pytest_recipe.py
+	tests/integration/test_pytest_recipe.py \
+	tests/integration/test_human_input.py::test_an_answer_in_airflow_lets_the_run_go_on
 # Beside these Airflows the oldest dependencies that pyproject.toml allows are tested.
 LOWEST := 2.11.2 3.3.2
 PORT ?= 0
+DAGS ?=
 
 # make demo DIFY_BASE_URL=… DIFY_API_KEY=… DIFY_INPUTS='{"text": "hi"}' runs the workflow of a real server.
 export DIFY_BASE_URL DIFY_API_KEY DIFY_INPUTS SCREENSHOTS CHROMIUM
 
+# Where Python may keep no bytecode, as in many containers, each of the many processes compiles all of Airflow anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help setup up down demo test lowest processes bench matrix faults soak upgrades browser lint format docs wheel constraints clean
+.PHONY: help setup release up down demo test oldest lowest processes bench matrix faults soak upgrades celery browser lint format docs wheel constraints clean
 
 help:
 	@echo "make demo        run a workflow from a DAG, against a local Dify server"
-	@echo "make up          start Airflow with its user interface, the example DAGs and a local Dify server; PORT=… chooses"
+	@echo "make up          start Airflow with its user interface, the example DAGs and a local Dify server; DAGS=path adds yours"
 	@echo "make down        end them"
-	@echo "make test        run the tests but those of the next commands; AIRFLOW_VERSION=2.11.2 chooses another Airflow, PYTEST_ARGS=… a selection"
-	@echo "make lowest      run the tests of rules and HTTP with the oldest dependencies that are allowed, on Airflow $(LOWEST)"
+	@echo "make test        run the tests but those of the next commands; AIRFLOW_VERSION=2.11.2 chooses another Airflow, PYTEST_ARGS=… a selection, COVERAGE=1 measures"
+	@echo "make oldest      run the tests that use Airflow on $(OLDEST)"
+	@echo "make lowest      run the tests of hook and answers with the oldest dependencies that are allowed, on Airflow $(LOWEST)"
 	@echo "make processes   run the tests that start Airflow's processes, or DAGs that take long"
 	@echo "make faults      kill Airflow's real processes, with PostgreSQL, whose programs must be installed"
 	@echo "make soak        run many tasks while Airflow's processes and Dify are killed at random, with PostgreSQL"
 	@echo "make upgrades    run many tasks while Dify is upgraded again and again, with PostgreSQL"
+	@echo "make celery      run many tasks with CeleryExecutor while workers, triggerers, schedulers and the broker are killed"
 	@echo "make matrix      run the tests that depend on Airflow on $(MATRIX)"
 	@echo "make bench       measure waiting beside the triggers of other providers; BENCH_ARGS=--help tells more"
 	@echo "make browser     click through Airflow's user interface in Chromium; SCREENSHOTS=docs/images takes the docs' pictures"
-	@echo "make lint        ruff and mypy"
+	@echo "make lint        ruff, mypy, codespell and the contract of the layers"
 	@echo "make format      let ruff rewrite what it can"
 	@echo "make docs        build the documentation into site/"
 	@echo "make wheel       build the wheel, and check it beside Airflow in an empty environment"
-	@echo "make constraints resolve the constraints of all tested Airflow versions anew"
+	@echo "make constraints resolve the constraints of all tested Airflow versions again"
+	@echo "make release     VERSION=1.2.0: check, build, set the changelog, commit and tag; DRY_RUN=1 changes nothing"
 	@echo "make clean       remove the environments and everything that was built"
 
 $(READY): pyproject.toml $(CONSTRAINTS)
@@ -80,23 +101,32 @@ $(BENCH_READY): pyproject.toml $(BENCH_CONSTRAINTS)
 bench: $(BENCH_READY)
 	@$(BENCH_VENV)/bin/python -m benchmarks.waiting $(BENCH_ARGS)
 
+# Celery and what it needs are none of what the other tests, and most users, have beside the provider.
+$(CELERY_READY): pyproject.toml $(CONSTRAINTS)
+	@echo "Setting up Airflow $(AIRFLOW_VERSION) with Celery in $(CELERY_VENV) …"
+	@$(PYTHON) -m venv --clear $(CELERY_VENV)
+	@$(CELERY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.7"
+	@$(CELERY_VENV)/bin/uv pip install --quiet --python $(CELERY_VENV)/bin/python --constraint $(CONSTRAINTS) \
+		"apache-airflow==$(AIRFLOW_VERSION)" --editable ".[testing]" --group dev --group celery
+	@touch $@
+
 demo: $(READY)
 	@$(BIN)/python scripts/demo.py
 
 up: $(READY)
-	@$(BIN)/python scripts/stack.py up --port $(PORT)
+	@$(BIN)/python scripts/stack.py up --port $(PORT) $(if $(DAGS),--dags "$(DAGS)")
 
 down:
 	@$(PYTHON) scripts/stack.py down
 
 test: $(READY)
-	@$(PYTEST) -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	@$(PYTEST) -n $(WORKERS) --dist loadgroup $(if $(COVERAGE),$(COVERAGE_ARGS)) $(PYTEST_ARGS)
 
 processes: $(READY)
 	@$(PYTEST) -m processes -n 4 --dist loadgroup $(PYTEST_ARGS)
 
 faults: $(READY)
-	@$(PYTEST) -m postgres tests/faults $(PYTEST_ARGS)
+	@$(PYTEST) -m "postgres$(if $(filter $(OLDEST),$(AIRFLOW_VERSION)), and not any_airflow)" tests/faults $(PYTEST_ARGS)
 
 soak: $(READY)
 	@$(SOAK)
@@ -104,20 +134,29 @@ soak: $(READY)
 upgrades: $(READY)
 	@$(SOAK) --upgrades
 
+celery: $(CELERY_READY)
+	@$(CELERY_VENV)/bin/python -m tests.faults.celery \
+		--tasks $(CELERY_TASKS) --seconds $(CELERY_SECONDS) --seed $(CELERY_SEED)
+
+oldest:
+	@$(MAKE) --no-print-directory test AIRFLOW_VERSION=$(OLDEST) PYTEST_ARGS="$(addprefix --ignore=,$(PURE_TESTS)) $(PYTEST_ARGS)"
+	@$(MAKE) --no-print-directory processes AIRFLOW_VERSION=$(OLDEST) \
+		PYTEST_ARGS="-m 'processes and not any_airflow' $(PYTEST_ARGS)"
+
 matrix: $(addprefix matrix-,$(MATRIX))
 
 matrix-%:
 	@echo "Airflow $*:"
 	@$(MAKE) --no-print-directory test AIRFLOW_VERSION=$* \
-		PYTEST_ARGS="-m 'not postgres and not browser' $(MATRIX_TESTS) $(PYTEST_ARGS)"
+		PYTEST_ARGS="-m 'not postgres and not browser and not any_airflow' $(MATRIX_TESTS) $(PYTEST_ARGS)"
 
-# Most of these tests wait, so both versions run at the same time; each prints its output once it has ended.
+# Most of these tests wait, so both versions run at the same time, with half of the workers; each prints its output once it has ended.
 lowest: $(addprefix .venvs/lowest-,$(addsuffix /.ready,$(LOWEST)))
 	@$(MAKE) --no-print-directory --jobs --output-sync=target $(addprefix lowest-,$(LOWEST))
 
 lowest-%:
 	@echo "Airflow $* with the oldest dependencies:"
-	@.venvs/lowest-$*/bin/python -m pytest -q -o cache_dir=.pytest_cache/lowest-$* -n $(WORKERS) --dist loadgroup \
+	@.venvs/lowest-$*/bin/python -m pytest -q -o cache_dir=.pytest_cache/lowest-$* -n 4 --dist loadgroup \
 		tests/api tests/hooks $(PYTEST_ARGS)
 
 .venvs/lowest-%/.ready: $(READY) pyproject.toml constraints/airflow-%.txt scripts/setup_lowest.sh
@@ -132,6 +171,8 @@ lint: $(READY)
 	@$(BIN)/ruff format --check
 	@$(BIN)/ruff check
 	@$(BIN)/mypy
+	@$(BIN)/codespell
+	@$(BIN)/lint-imports --no-logo > /dev/null || $(BIN)/lint-imports
 
 format: $(READY)
 	@$(BIN)/ruff check --fix --exit-zero --quiet
@@ -139,6 +180,9 @@ format: $(READY)
 
 docs: $(READY)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+release: $(READY)
+	@$(BIN)/python scripts/release.py $(if $(DRY_RUN),--dry-run) "$(VERSION)"
 
 wheel: $(READY)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/check_wheel.sh $(AIRFLOW_VERSION)

@@ -7,27 +7,36 @@ own ``retries``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowSensorTimeout
 
 _MAX_MESSAGE_CHARS = 2000
+_MAX_ADVICE_CHARS = 800
 
 
-def _fit_for_a_log(message: str) -> str:
-    """Return a message that changes no log, whatever value has got into it: printable, on one line, of bounded length.
+def _printable(text: str) -> str:
+    """Return a text that changes no log, whatever value has got into it: printable and on one line.
 
     A message that quotes what a DAG author or a server has given quotes an excerpt; this is for what has escaped that.
     """
-    if not message.isprintable():
-        message = "".join(char if char.isprintable() else " " if char.isspace() else "\ufffd" for char in message)
-    return message if len(message) <= _MAX_MESSAGE_CHARS else message[: _MAX_MESSAGE_CHARS - 1] + "…"
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else " " if char.isspace() else "\ufffd" for char in text)
 
 
 class DifyError(AirflowException):
     """Root of all errors of this provider.
 
-    :param message: What happened, what to do about it, and what a retry of the task would do.
+    What happened, what to do and what a retry would do are kept apart, so that a task can log them as lines of
+    their own. ``str()`` gives two lines: what happened, and the rest. ``message`` gives all of it on one line.
+
+    :param message: What happened, and why. May hold everything where the parts are not known.
+    :param advice: What to do about it.
+    :param on_retry: What a retry of the task would do.
+    :param where: The field, input or argument that is wrong, as the form or the operator names it, for example
+        ``field API key`` or ``input 'text'``.
     :param status_code: HTTP status of the answer, or the status an error event names; None without one.
     :param code: Dify's own error code, for example ``invalid_param``; None without one.
     :param workflow_run_id: The run concerned, where it is known.
@@ -37,16 +46,52 @@ class DifyError(AirflowException):
         self,
         message: str = "",
         *,
+        advice: str = "",
+        on_retry: str = "",
+        where: str = "",
         status_code: int | None = None,
         code: str | None = None,
         workflow_run_id: str | None = None,
     ) -> None:
-        message = _fit_for_a_log(message)
         super().__init__(message)
-        self.message = message
+        self.is_reported = False
+        self.where = _printable(where)
         self.status_code: Any = status_code
         self.code = code
         self.workflow_run_id = workflow_run_id
+        self.reword(problem=message, advice=advice, on_retry=on_retry)
+
+    def reword(self, *, problem: str | None = None, advice: str | None = None, on_retry: str | None = None) -> None:
+        """Replace parts of the text; a part that is left out stays.
+
+        A text that is too long for a log loses the end of what happened, and never the advice.
+        """
+        self.advice: str = _printable(self.advice if advice is None else advice)[:_MAX_ADVICE_CHARS]
+        self.on_retry: str = _printable(self.on_retry if on_retry is None else on_retry)[:_MAX_ADVICE_CHARS]
+        problem = _printable(self.problem if problem is None else problem)
+        room = _MAX_MESSAGE_CHARS - sum(len(part) + 1 for part in (self.advice, self.on_retry) if part)
+        self.problem: str = problem if len(problem) <= room else problem[: room - 1] + "…"
+        self.args = (self.message,)
+
+    def rewrite(self, change: Callable[[str], str]) -> None:
+        """Replace every part of the text by what a function makes of it, for example one that redacts secrets."""
+        self.where = change(self.where)
+        self.reword(problem=change(self.problem), advice=change(self.advice), on_retry=change(self.on_retry))
+
+    @property
+    def message(self) -> str:
+        """The whole text on one line."""
+        return " ".join(part for part in (self.problem, self.advice, self.on_retry) if part)
+
+    @property
+    def message_without_retry(self) -> str:
+        """The text without what a retry of a task would do, for where there is no task."""
+        return " ".join(part for part in (self.problem, self.advice) if part)
+
+    def __str__(self) -> str:
+        """Return two lines: what happened, and what to do."""
+        remedy = " ".join(part for part in (self.advice, self.on_retry) if part)
+        return "\n".join(part for part in (self.problem, remedy) if part)
 
 
 class DifyConfigurationError(DifyError, AirflowFailException):
@@ -55,6 +100,29 @@ class DifyConfigurationError(DifyError, AirflowFailException):
 
 class DifyInvalidInputError(DifyError, AirflowFailException):
     """An argument, an input or a file was refused, by this provider before sending or by Dify."""
+
+
+class DifyBatchRowsError(DifyInvalidInputError):
+    """Rows of a batch are wrong; no row was submitted.
+
+    :param rows: Rows that were checked.
+    :param wrong: Rows that are wrong.
+    :param faults: The first faults, each with its row.
+    """
+
+    def __init__(self, rows: int | str = 0, wrong: int = 0, faults: tuple[str, ...] = (), **kwargs: Any) -> None:
+        if isinstance(rows, str):
+            # As a trigger's event, or a pickled error, tells it.
+            super().__init__(rows, **kwargs)
+        else:
+            shown = "first " if wrong > len(faults) else ""
+            super().__init__(
+                f"{wrong:,} of {rows:,} rows are wrong, so nothing was submitted. The {shown}faults, rows counted from "
+                f"0: {' | '.join(faults)}",
+                advice="Correct the rows, or set validate_inputs=False to leave the check to Dify.",
+                **kwargs,
+            )
+        self.faults = faults
 
 
 class DifyFileError(DifyError):
@@ -177,7 +245,7 @@ class DifyRunFailedError(DifyRunError):
 
 
 class DifyRunStoppedError(DifyRunError):
-    """The run was stopped: by a person, by a stop request, or by one of Dify's execution limits."""
+    """The run was stopped: by a user, by a stop request, or by one of Dify's execution limits."""
 
 
 class DifyRunPartialSuccessError(DifyRunError):
@@ -188,12 +256,51 @@ class DifyRunPausedError(DifyRunError):
     """The run waits for a human and ``on_pause="fail"`` is set."""
 
 
+class DifyHumanInputTimeoutError(DifyRunError):
+    """Nobody has answered the question of a paused run within ``response_timeout``, and no default action could be."""
+
+
 class DifyRunTimeoutError(DifyRunError):
-    """The deadline struck and the run had not ended. Dify may still be working on it."""
+    """The deadline passed and the run had not ended. Dify may still be working on it."""
 
 
 class DifySensorTimeoutError(DifyRunTimeoutError, AirflowSensorTimeout):
-    """The sensor's ``timeout`` struck; handled by Airflow as any sensor time-out (no retry, ``soft_fail``)."""
+    """The sensor's ``timeout`` passed; handled by Airflow as any sensor time-out (no retry, ``soft_fail``)."""
+
+
+class DifyEmptySourceError(DifyError):
+    """The source of a knowledge base's sync has nothing; nothing was written. It may be filled late."""
+
+
+class DifyTooManyDeletionsError(DifyError, AirflowFailException):
+    """A sync would delete more documents than ``max_deletions`` allows; nothing was written."""
+
+
+class DifyIndexingError(DifyError):
+    """Documents could not be uploaded or indexed; the others are."""
+
+
+class DifyIndexingTimeoutError(DifyIndexingError):
+    """The deadline passed before all documents were indexed. Dify goes on with them."""
+
+
+class DifyIndexingSensorTimeoutError(DifyIndexingTimeoutError, AirflowSensorTimeout):
+    """The sensor's ``timeout`` passed; handled by Airflow as any sensor time-out (no retry, ``soft_fail``)."""
+
+
+class DifyBatchError(DifyRunError):
+    """A batch ended with rows that have no outputs; ``manifest`` says how many, and where the results are.
+
+    :param manifest: The manifest; empty where the batch did not get so far.
+    """
+
+    def __init__(self, message: str = "", *, manifest: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(message, **kwargs)
+        self.manifest = manifest or {}
+
+
+class DifyBatchLimitError(DifyBatchError, AirflowFailException):
+    """A batch ended because ``max_tokens`` was passed; a retry would end at once."""
 
 
 class DifyTriggerEventError(DifyError):
@@ -201,5 +308,5 @@ class DifyTriggerEventError(DifyError):
 
 
 def is_final(error: BaseException) -> bool:
-    """Tell whether an error would come again the same way, so that neither a look nor a retry mends it."""
+    """Tell whether an error would come again the same way, so that neither a poll nor a retry mends it."""
     return isinstance(error, AirflowFailException)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.airflow_processes import Airflow, processes_of, wait_for
+from tests.integration.airflow_tables import TASK_INSTANCE
 from tests.integration.postgres import Postgres
 
 DAGS = Path(__file__).parent / "dags"
@@ -22,6 +23,8 @@ SETTINGS = {
     "CORE__MAX_ACTIVE_TASKS_PER_DAG": "100000",
     "CORE__MAX_MAP_LENGTH": "10000",
     "LOGGING__LOGGING_LEVEL": "INFO",
+    # Else the slots of workers stand empty until the scheduler's next round, which no provider can change.
+    "SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
     "TRIGGERER__CAPACITY": "1000",
 }
 COST = "CPU of a core, all triggerers | CPU per run-minute, beyond rest | memory per run"
@@ -113,7 +116,7 @@ def session(leader: int) -> tuple[float, float]:
 
 def count(airflow: Airflow, state: str) -> int:
     airflow.check()
-    rows = airflow.rows("SELECT count(*) FROM task_instance WHERE run_id = ? AND state = ?", RUN_ID, state)
+    rows = airflow.rows(f"SELECT count(*) FROM {TASK_INSTANCE} WHERE run_id = ? AND state = ?", RUN_ID, state)
     return int(rows[0][0])
 
 

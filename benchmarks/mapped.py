@@ -19,6 +19,7 @@ import requests
 from benchmarks.deferring import COST, RUN_ID, deferred, ended
 from benchmarks.servers import serving
 from tests.integration.airflow_processes import Airflow, wait_for
+from tests.integration.airflow_tables import XCOM
 
 
 def runs_of(url: str, key: str) -> int:
@@ -29,7 +30,7 @@ def runs_of(url: str, key: str) -> int:
 
 def own_outputs(airflow: Airflow) -> int:
     """Return how many tasks have returned the outputs of their own run."""
-    query = "SELECT map_index, value FROM xcom WHERE run_id = ? AND key = 'return_value'"
+    query = f"SELECT map_index, value FROM {XCOM} WHERE run_id = ? AND key = 'return_value'"
     told = dict(airflow.rows(query, RUN_ID))
     values = {index: json.loads(value) if isinstance(value, str) else value for index, value in told.items()}
     return sum(value["number"] == index for index, value in values.items())

@@ -45,7 +45,7 @@ class Probe(threading.Thread):
 
 
 def measure(connections: int, slots: int, pool: int, runs: int, seconds: float) -> str:
-    with DifyServer(connections=connections, worker_slots=slots) as server:
+    with DifyServer(emulate="1.14.2", connections=connections, worker_slots=slots) as server:
         os.environ["AIRFLOW_CONN_DIFY_DEFAULT"] = (
             f'{{"conn_type": "dify", "host": "{server.base_url}", "password": "{server.api_key("slow")}"}}'
         )

@@ -39,6 +39,8 @@ with DAG(
 
     review = DifyRunWorkflowOperator(
         task_id="review",
+        # Its key is of an app that takes a file: `make up` has this connection.
+        dify_conn_id="dify_review",
         inputs={"document": {"path": provide()}, "title": "Contract of {{ dag_run.run_id }}"},
         output_files_to=f"{STORE}/reports",
         deferrable=True,

@@ -175,7 +175,12 @@ def watch(database: Path, log: Path, stop: threading.Event) -> None:
     seen = 0
     last = False
     while not last:
-        last = stop.wait(0.1)
+        last = stop.wait(0.05)
+        # First the states: a task logs only what it does in the state that it has reached.
+        for task_id, state in task_states(database):
+            if state and states.get(task_id) != state:
+                states[task_id] = state
+                say(f"State:    {task_id} is {state}")
         lines = log.read_text(errors="replace").splitlines() if log.exists() else []
         for line in lines[seen:]:
             match = SAID.search(line)
@@ -183,16 +188,13 @@ def watch(database: Path, log: Path, stop: threading.Event) -> None:
                 states[match[1]] = ""
                 say(f"Log:      {match[1].rstrip()}")
         seen = len(lines)
-        for task_id, state in task_states(database):
-            if state and states.get(task_id) != state:
-                states[task_id] = state
-                say(f"State:    {task_id} is {state}")
 
 
 def task_states(database: Path) -> list[tuple[str, str]]:
     try:
         with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=0.2)) as connection:
-            return connection.execute("SELECT task_id, state FROM task_instance ORDER BY task_id DESC").fetchall()
+            query = "SELECT task_id, state FROM task_instance ORDER BY COALESCE(start_date, '9999'), task_id DESC"
+            return connection.execute(query).fetchall()
     except sqlite3.OperationalError:
         return []
 

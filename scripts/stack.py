@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 USER = PASSWORD = "admin"
 START_SECONDS = 300.0
 STOP_SECONDS = 20.0
+AIRFLOW_PORT = 8080
+DIFY_PORT = 5001
 
 
 class StackError(Exception):
@@ -41,6 +43,7 @@ class State:
     :param version: Version of Airflow.
     :param address: Airflow's user interface.
     :param dify: Base URL of the Dify server.
+    :param connections: Ids of the Airflow connections that lead to it.
     :param groups: Process groups by name: the leader's pid, and when it was born as the system tells it, since a pid
         is used again.
     """
@@ -48,6 +51,7 @@ class State:
     version: str
     address: str
     dify: str = ""
+    connections: list[str] = field(default_factory=list)
     groups: dict[str, tuple[int, str]] = field(default_factory=dict)
 
 
@@ -76,7 +80,7 @@ class Stack:
         return [name for name, (pid, birth) in state.groups.items() if born(pid) != birth]
 
     def start(self, state: State, name: str, command: list[str], environment: dict[str, str]) -> None:
-        with self.log(name).open("wb") as log:
+        with self.log(name).open("ab") as log:
             process = subprocess.Popen(
                 command,
                 env=environment,
@@ -145,9 +149,13 @@ def tail(text: str, lines: int = 30) -> str:
     return "\n".join(text.splitlines()[-lines:])
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
+def free_port(wanted: int = 0) -> int:
+    """Return a port on which nothing listens: the wanted one where that is so, else any."""
+    try:
+        with socket.create_server(("127.0.0.1", wanted)) as listener:
+            port: int = listener.getsockname()[1]
+    except OSError:
+        return free_port()
     return port
 
 
@@ -168,7 +176,7 @@ def answer(url: str) -> bytes:
         return b""
 
 
-def up(folder: Path, port: int, dags: Path) -> None:
+def up(folder: Path, port: int, dags: list[Path]) -> None:
     import airflow
 
     stack = Stack(folder)
@@ -181,15 +189,15 @@ def up(folder: Path, port: int, dags: Path) -> None:
             print("It is up already.")
             tell(state)
             return
-        print(f"Ended by itself: {', '.join(ended)}. Starting anew.")
+        print(f"Ended by itself: {', '.join(ended)}. Starting again.")
         stack.end(state)
     home = folder / f"airflow-{version}"
     home.mkdir(parents=True, exist_ok=True)
-    port = port or free_port()
+    port = port or free_port(AIRFLOW_PORT)
     state = State(version, f"http://127.0.0.1:{port}")
     began = time.monotonic()
     try:
-        bring_up(stack, state, home, port, dags)
+        bring_up(stack, state, home, port, gathered(folder / "dags", dags))
     except BaseException:
         stack.end(state)
         raise
@@ -197,18 +205,32 @@ def up(folder: Path, port: int, dags: Path) -> None:
     tell(state)
 
 
+def gathered(folder: Path, sources: list[Path]) -> Path:
+    """Return a folder in which the folders of DAGs stand beside each other, as links: Airflow follows them."""
+    folder.mkdir(exist_ok=True)
+    for link in folder.iterdir():
+        link.unlink()
+    for number, source in enumerate(sources):
+        (folder / f"{number}-{source.name}").symlink_to(source, target_is_directory=True)
+    return folder
+
+
 def bring_up(stack: Stack, state: State, home: Path, port: int, dags: Path) -> None:
     environment = settings(home, port, dags)
     python = sys.executable
     key = os.environ.get("DIFY_API_KEY", "").strip()
+    keys = {"dify_default": key, "dify_knowledge": os.environ.get("DIFY_KNOWLEDGE_KEY", "").strip()}
     state.dify = os.environ.get("DIFY_BASE_URL", "").strip()
     if bool(key) != bool(state.dify):
         raise StackError("Give both DIFY_BASE_URL and DIFY_API_KEY, or neither.")
     if not key:
         from airflow_provider_dify.testing.server import DifyServer
+        from airflow_provider_dify.testing.workflows import builtin_workflows
 
-        key = DifyServer().api_key("summarize")
-        dify_port = free_port()
+        server = DifyServer()
+        keys = {"dify_default": server.api_key("summarize"), "dify_knowledge": server.dataset_key}
+        keys |= {f"dify_{each.name}": server.api_key(each.name) for each in builtin_workflows()}
+        dify_port = free_port(DIFY_PORT)
         state.dify = f"http://127.0.0.1:{dify_port}"
         command = [python, "-m", "airflow_provider_dify.testing", f"--port={dify_port}"]
         stack.start(state, "dify", command, environment)
@@ -216,8 +238,9 @@ def bring_up(stack: Stack, state: State, home: Path, port: int, dags: Path) -> N
     command_line(environment, "db", "migrate")
     connection = home / "connections.json"
     connection.touch(mode=0o600)
-    fields = {"conn_type": "dify", "host": state.dify, "port": port_of(state.dify), "password": key}
-    connection.write_text(json.dumps({"dify_default": fields}))
+    fields = {"conn_type": "dify", "host": state.dify, "port": port_of(state.dify)}
+    state.connections = [name for name, each in keys.items() if each]
+    connection.write_text(json.dumps({name: {**fields, "password": keys[name]} for name in state.connections}))
     try:
         command_line(environment, "connections", "import", "--overwrite", str(connection))
     finally:
@@ -232,7 +255,8 @@ def bring_up(stack: Stack, state: State, home: Path, port: int, dags: Path) -> N
         stack.start(state, command[0], [python, "-m", "airflow", *command], environment)
     page = "/health" if airflow2 else "/api/v2/monitor/health"
     stack.wait("Airflow", state, lambda: is_healthy(answer(f"{state.address}{page}")))
-    wanted = len(list(dags.glob("*.py")))
+    # The author's own folder may hold files without DAGs.
+    wanted = len(list(dags.glob("0-*/*.py")))
     stack.wait("Reading the DAGs", state, lambda: dags_read(home) >= wanted)
     if state.groups.get("dify"):
         stack.wait("Dify", state, lambda: bool(answer(f"{state.dify}/health")))
@@ -259,6 +283,11 @@ def settings(home: Path, port: int, dags: Path) -> dict[str, str]:
         "CORE__PARALLELISM": "4",
         "CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "CORE__TEST_CONNECTION": "Enabled",
+        # A new file shows within 15 s: the folder is read every 10 s, and a file that has changed at once.
+        "DAG_PROCESSOR__REFRESH_INTERVAL": "10",
+        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "5",
+        "SCHEDULER__DAG_DIR_LIST_INTERVAL": "10",
+        "SCHEDULER__MIN_FILE_PROCESS_INTERVAL": "5",
         "DATABASE__LOAD_DEFAULT_CONNECTIONS": "False",
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
         "SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
@@ -299,7 +328,11 @@ def dags_read(home: Path) -> int:
 def tell(state: State) -> None:
     login = f"   (user {USER}, password {PASSWORD})" if state.version.startswith("2.") else "   (no login)"
     print(f"Airflow {state.version}:  {state.address}{login}")
-    print(f"Dify:            {state.dify}   (connection dify_default, app of the key in it)")
+    print(f"Dify:            {state.dify}")
+    print(f"                 {state.dify}/console/forms   (what runs ask people, on the local server)")
+    print(f"Connections:     {', '.join(state.connections) or 'dify_default'}")
+    print("Next:            open the first address, choose Dags, then dify_quickstart, and press Trigger twice.")
+    print("                 The task summarize becomes deferred, then green; its log names the run.")
 
 
 def down(folder: Path) -> None:
@@ -317,12 +350,17 @@ def main() -> int:
     parser.add_argument("command", choices=("up", "down"))
     parser.add_argument("--folder", type=Path, default=ROOT / ".up", help="state, logs and database (%(default)s)")
     parser.add_argument("--port", type=int, default=0, help="of Airflow's user interface; 0 takes a free one")
-    parser.add_argument("--dags", type=Path, default=ROOT / "example_dags", help="folder of DAGs (%(default)s)")
+    parser.add_argument("--dags", type=Path, help="folder of DAGs beside the examples; a new file in it shows in 15 s")
+    parser.add_argument("--no-examples", action="store_true", help="without the example DAGs")
     options = parser.parse_args()
     folder = options.folder.resolve()
     try:
         if options.command == "up":
-            up(folder, options.port, options.dags.resolve())
+            examples = [] if options.no_examples else [ROOT / "example_dags"]
+            mine = [options.dags.expanduser().resolve()] if options.dags else []
+            if missing := [str(each) for each in mine if not each.is_dir()]:
+                raise StackError(f"DAGS must be a folder: there is none at {missing[0]}.")
+            up(folder, options.port, [*examples, *mine])
         else:
             down(folder)
     except StackError as error:

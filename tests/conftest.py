@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -33,3 +34,9 @@ os.environ.update(
     AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{HOME / 'airflow.db'}",
     AIRFLOW__USAGE_DATA_COLLECTION__ENABLED="False",
 )
+
+
+def pytest_collection_finish() -> None:
+    """Leave Airflow and thousands of tests out of garbage collections: each would stop all threads for seconds."""
+    gc.collect()
+    gc.freeze()

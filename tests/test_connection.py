@@ -15,8 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_dify.connection import DifyConnection
+from airflow_provider_dify.connection_fields import EXTRA_NAMES, field_label
 from airflow_provider_dify.exceptions import DifyConfigurationError
-from airflow_provider_dify.fields import EXTRA_NAMES
 from airflow_provider_dify.hooks.dify import DifyHook
 from tests.hooks.support import KEY, clean_environment, texts_of
 
@@ -39,10 +39,25 @@ def refusal(**fields: Any) -> str:
     printed = texts_of(caught.value)
     assert KEY not in printed
     assert SECRET not in printed
-    message = str(caught.value)
+    message = caught.value.message
     assert message.startswith("Connection 'dify_test', field ")
     assert len(message) < 500
     return message
+
+
+def labelled(text: str) -> str:
+    """Return the beginning of a message with the label that the form has for its field."""
+    name, colon, rest = text.removeprefix("field ").partition(": ")
+    return f"field {field_label(name)}: {rest}" if colon and name in ("host", "extra", *EXTRA_NAMES) else text
+
+
+def test_a_message_names_a_field_as_the_form_does() -> None:
+    assert refusal(password="").startswith("Connection 'dify_test', field API key (password): ")
+    assert refusal(host="ftp://a").startswith("Connection 'dify_test', field Base URL (host): ")
+    assert refusal(extra={"max_connections": 0}).startswith(
+        "Connection 'dify_test', field Max concurrent requests per triggerer (max_connections): "
+    )
+    assert refusal(port=-1).startswith("Connection 'dify_test', field Port: ")
 
 
 def test_a_connection_with_nothing_but_a_key() -> None:
@@ -126,7 +141,7 @@ def test_a_path_in_host_and_schema_is_refused() -> None:
 @pytest.mark.parametrize(
     ("host", "text"),
     [
-        ("https://cloud.dify.ai", "cloud.dify.ai is Dify's web site and not its API: the base URL of the cloud is"),
+        ("https://cloud.dify.ai", "cloud.dify.ai is Dify's web site and not its API. The base URL of the cloud is"),
         ("cloud.dify.ai/app/x/workflow", "https://api.dify.ai"),
         ("https://dify.ai/v1", "https://api.dify.ai"),
         ("https://api.dify.ai/v1/workflows/run", "ends in a route of the API"),
@@ -134,18 +149,15 @@ def test_a_path_in_host_and_schema_is_refused() -> None:
     ],
 )
 def test_an_address_that_is_well_known_not_to_be_the_api(host: str, text: str) -> None:
-    assert text in refusal(host=host)
+    assert labelled(text) in refusal(host=host)
 
 
 def test_the_key_of_a_knowledge_base_is_refused_for_an_app(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_DIFY_DEFAULT", json.dumps({"conn_type": "dify", "password": "dataset-S3cret"}))
-    with pytest.raises(DifyConfigurationError, match=r"key of a knowledge base \(dataset-…\).*\(app-…\)") as caught:
+    with pytest.raises(DifyConfigurationError, match=r"key of a knowledge base \(dataset-…\).*\n.*\(app-…\)") as caught:
         _ = DifyHook().connection
     assert "S3cret" not in texts_of(caught.value)
-    ok, message = DifyHook().test_connection()
-    assert not ok
-    assert message.startswith("Field password: is the key of a knowledge base")
-    # Other hooks may use such a key, and a gateway's keys are its own.
+    # The Test button asks the server what such a key opens. Other hooks may use one, and a gateway's keys are its own.
     assert parse(password="dataset-S3cret").api_key == "dataset-S3cret"
     parse(password="dataset-S3cret", extra={"api_contract": "workflow-runs"}).check_app_key("dify_test")
 
@@ -172,48 +184,54 @@ def test_a_blank_host_is_taken_from_the_environment_or_is_the_saas(
 
 def test_a_bad_host_of_the_environment_is_named_after_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_BASE_URL", "ftp://one")
-    assert "field host (from API_BASE_URL): has the scheme 'ftp'" in refusal(host="")
+    assert "field Base URL (host) (from API_BASE_URL): has the scheme 'ftp'" in refusal(host="")
 
 
 BAD_HOSTS: dict[str, list[str]] = {
-    "host: has a query or a fragment in it: give the address up to the path ": ["a.com/v1?a=b", "a.com?", "a.com#"],
-    "host: has user info in it: the API key belongs in the password": [f"https://{KEY}@a.com", f"me:{SECRET}@a.com"],
+    "host: has a query or a fragment in it. Give the address up to the path ": ["a.com/v1?a=b", "a.com?", "a.com#"],
+    "host: has user info in it. The API key belongs in the field API key (password).": [
+        f"https://{KEY}@a.com",
+        f"me:{SECRET}@a.com",
+    ],
     "host: has the scheme 'ftp': only http and https are possible.": ["ftp://a.com"],
-    "host: names no host: give an address such as https://": ["https://", "/v1", "https://:5001/v1", "a.com\\v1"],
-    "host: has white space or a control character in it: remove": ["a.com /", "a\n.com", "a\x00.com", "a\ud800.com"],
-    "host: is no URL (str of length ": ["https://a.com:65536", "a.com:x", "https://[::1", f"https://a.com:{KEY}"],
+    "host: names no host. Give an address such as https://": ["https://", "/v1", "https://:5001/v1", "a.com\\v1"],
+    "host: has white space or a control character in it. Remove": ["a.com /", "a\n.com", "a\x00.com", "a\ud800.com"],
+    "host: is not a URL (str of length ": ["https://a.com:65536", "a.com:x", "https://[::1", f"https://a.com:{KEY}"],
     "field host: ": ["::1", "a:b:c", "//a.com", f"https://me:{SECRET}/x@a.com"],
 }
 
 
 @pytest.mark.parametrize(("host", "text"), [(host, text) for text, many in BAD_HOSTS.items() for host in many])
 def test_a_host_that_is_refused(host: str, text: str) -> None:
-    assert text in refusal(host=host)
+    assert labelled(text) in refusal(host=host)
 
 
 @pytest.mark.parametrize(("name", "value"), [("port", -1), ("port", 65536), ("schema", "ftp"), ("schema", "https://")])
 def test_a_port_or_a_schema_that_is_refused(name: str, value: Any) -> None:
-    must = "must be http, https, empty, or the path of the base URL such as v1, and is str of length "
+    must = "must be http, https, empty, or the path of the base URL such as v1, got str of length "
     must = f"{must}{len(value)}." if name == "schema" else ""
-    assert f"field {name}: {must}" in refusal(**{name: value})
+    assert f"field {field_label(name)}: {must}" in refusal(**{name: value})
 
 
 @pytest.mark.parametrize("port", [-1, 65536, 10**9])
 def test_the_message_about_a_port_is_about_the_port(port: int) -> None:
-    assert refusal(port=port).endswith(f"field port: must be a whole number from 1 to 65535, or empty, and is {port}.")
+    assert refusal(port=port).endswith(f"field Port: must be a whole number from 1 to 65535, or empty, got {port}.")
 
 
 @pytest.mark.parametrize("key", [None, "", " ", "\n"])
 def test_a_connection_without_a_key(key: str | None) -> None:
-    assert "field password: is empty: put the app's API key (app-…) there." in refusal(password=key)
+    assert "field API key (password): is empty. Put the app's API key (app-…) there;" in refusal(password=key)
 
 
 @pytest.mark.parametrize("shape", [" {}", "{}\n", "Bearer {}", "{} {}", "{}\x00", "„{}”", "{}\ud800"])
 def test_a_key_with_what_no_key_has(shape: str) -> None:
     key = shape.replace("{}", KEY)
     message = refusal(password=key)
-    assert f"field password: is an API key of {len(key)} characters with a space, a line break or another" in message
-    assert "copy the key alone" in message
+    assert (
+        f"field API key (password): is an API key of {len(key)} characters with a space, a line break or another"
+        in message
+    )
+    assert "Copy the key alone" in message
 
 
 @pytest.fixture
@@ -305,18 +323,18 @@ def header(name: Any, value: Any = SECRET) -> dict[str, Any]:
 
 NUMBERS = [0, -1, 3600.1, "0", "-0.5", "soon", "10 s", "nan", "inf", "9" * 5000, math.nan, math.inf, 10**400, True, [1]]
 BAD_EXTRAS: dict[str, list[Any]] = {
-    "extra: must be a JSON object and is null.": [None],
-    "extra: must be a JSON object and is list of length 1.": [[SECRET]],
-    "extra: must be a JSON object and is str of length 14.": [SECRET],
+    "extra: must be a JSON object, got null.": [None],
+    "extra: must be a JSON object, got list of length 1.": [[SECRET]],
+    "extra: must be a JSON object, got str of length 14.": [SECRET],
     "extra: has the unknown name 'verfy'. Did you mean 'verify'? Known names: api_contract,": [{"verfy": SECRET}],
     "extra: has the unknown name '": [{"": SECRET}, {"extra__dify__prxy": ""}, {"VERIFY": True}],
-    "api_contract: must be service-api or workflow-runs and is 'v1'.": [{"api_contract": "v1"}],
-    "api_contract: must be service-api or workflow-runs and is list of": [{"api_contract": ["service-api"]}],
-    "verify: must be true, false or the path of a CA bundle and is int.": [{"verify": 1}],
-    "verify: must be true, false or the path of a CA bundle and is list of length 1.": [{"verify": ["ca.pem"]}],
+    "api_contract: must be service-api or workflow-runs, got 'v1'.": [{"api_contract": "v1"}],
+    "api_contract: must be service-api or workflow-runs, got list of": [{"api_contract": ["service-api"]}],
+    "verify: must be true, false or the path of a CA bundle, got int.": [{"verify": 1}],
+    "verify: must be true, false or the path of a CA bundle, got list of length 1.": [{"verify": ["ca.pem"]}],
     "verify: there is no CA bundle at 'no.pem' on this machine; worker and triggerer both": [{"verify": "no.pem"}],
     "verify: there is no CA bundle at ": [{"verify": " "}, {"verify": "\x00"}, {"verify": "\ud800"}],
-    "client_cert: must be the path of a PEM file, or a list of certificate and key path, and is ": [
+    "client_cert: must be the path of a PEM file, or a list of certificate and key path, got ": [
         {"client_cert": value} for value in (True, 7, {}, [], "[]", ["one.pem"] * 3, ["one.pem", 7])
     ],
     "client_cert: is a string of 11 characters that is no JSON.": [{"client_cert": "['one.pem']"}],
@@ -325,32 +343,32 @@ BAD_EXTRAS: dict[str, list[Any]] = {
         {"proxy": value.replace("S", SECRET)}
         for value in ("proxy:S", "socks5://me:S@proxy:1080", "http://me:S@", "http://proxy:S", "http://me:S@[::1", " ")
     ],
-    "field proxy: has white space or a control character in it: remove it.": [
+    "field proxy: has white space or a control character in it. Remove it.": [
         {"proxy": value}
         for value in ("http://pro xy", "http://proxy:1/\x00", "http://me:a b@proxy", "http://proxy/\u202e")
     ],
-    " in the triggerer) and is int.": [{"proxy": 3128}],
-    " in the triggerer) and is dict of length 1.": [{"proxy": {"https": "http://proxy"}}],
-    "connect_timeout: must be more than 0 and at most 3600 seconds and is ": [{"connect_timeout": n} for n in NUMBERS],
-    "read_timeout: must be more than 0 and at most 3600 seconds and is ": [{"read_timeout": n} for n in NUMBERS],
+    " in the triggerer), got int.": [{"proxy": 3128}],
+    " in the triggerer), got dict of length 1.": [{"proxy": {"https": "http://proxy"}}],
+    "connect_timeout: must be more than 0 and at most 3600 seconds, got ": [{"connect_timeout": n} for n in NUMBERS],
+    "read_timeout: must be more than 0 and at most 3600 seconds, got ": [{"read_timeout": n} for n in NUMBERS],
     "allowed_upload_roots: must be a list of folders": [{"allowed_upload_roots": value} for value in (7, {"a": 1})],
     "allowed_upload_roots: must hold absolute paths": [{"allowed_upload_roots": v} for v in ("data", '["a"]', [7])],
-    "max_connections: must be a whole number from 1 to 100 and is ": [
+    "max_connections: must be a whole number from 1 to 100, got ": [
         {"max_connections": n} for n in (0, -1, 101, 1.5, "many", True, [4], math.inf, 10**400)
     ],
     "headers: is a string of 14 characters that is no JSON.": [{"headers": SECRET}],
     "headers: is a string of 100000 characters that is no JSON.": [{"headers": "[" * 100_000}],
-    "headers: must be a JSON object of names and values and is list": [{"headers": [SECRET]}, {"headers": '["a"]'}],
-    "headers: must be a JSON object of names and values and is int.": [{"headers": 7}],
+    "headers: must be a JSON object of names and values, got list": [{"headers": [SECRET]}, {"headers": '["a"]'}],
+    "headers: must be a JSON object of names and values, got int.": [{"headers": 7}],
     "is no header name": [header(n) for n in ("", "X Token", "X-Töken", "X:", "X\n", f"X: {SECRET}", 7)],
     "is set by the provider itself: remove it.": [header(n) for n in ("Authorization", "content-TYPE", "host")],
-    "headers: the value of 'X-T' must be a string of printable ASCII without white space around it and is str of": [
+    "headers: the value of 'X-T' must be a string of printable ASCII without white space around it, got str of": [
         header("X-T", value.replace("S", SECRET))
         for value in ("S\r\nX: y", "S\n", " S", "Sé", "żółw", "S\x7f", "\ud800")
     ],
-    "and is int.": [header("X-T", 7)],
-    "and is null.": [header("X-T", None)],
-    "console_url: must be a URL and is int.": [{"console_url": 7}],
+    "got int.": [header("X-T", 7)],
+    "got null.": [header("X-T", None)],
+    "console_url: must be a URL, got int.": [{"console_url": 7}],
     "console_url: has the scheme '": [{"console_url": url} for url in ("javascript:alert(1)", "ftp://console")],
     "console_url: has user info in it": [{"console_url": f"https://me:{SECRET}@console"}],
     "console_url: has a query or a fragment in it": [{"console_url": f"https://console/{end}"} for end in "?#"],
@@ -369,7 +387,7 @@ BAD_EXTRAS: dict[str, list[Any]] = {
     ],
 )
 def test_an_extra_that_is_refused(extra: Any, text: str) -> None:
-    assert text in refusal(extra=extra)
+    assert labelled(text) in refusal(extra=extra)
 
 
 PROXIES: list[tuple[dict[str, str], str | None]] = [
@@ -392,7 +410,7 @@ def test_the_proxy_of_the_environment(monkeypatch: Any, variables: dict[str, str
 
 def test_a_bad_proxy_of_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", f"socks5://me:{SECRET}@proxy")
-    assert "field proxy: must be a URL such as" in refusal()
+    assert "field Proxy: must be a URL such as" in refusal()
 
 
 def test_the_authorities_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

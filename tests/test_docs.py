@@ -14,23 +14,42 @@ from airflow.providers.common.compat.sdk import DAG, AirflowFailException, BaseO
 
 import airflow_provider_dify
 from airflow_provider_dify import exceptions
-from airflow_provider_dify.fields import EXTRA_NAMES
+from airflow_provider_dify.connection_fields import EXTRA_NAMES
 from airflow_provider_dify.hooks.dify import DifyHook
+from airflow_provider_dify.hooks.human_input import HumanInputCalls
+from airflow_provider_dify.operators.batch import DifyRunWorkflowBatchOperator
+from airflow_provider_dify.operators.knowledge import DifyKnowledgeSyncOperator
 from airflow_provider_dify.operators.workflow import DifyRunWorkflowOperator
+from airflow_provider_dify.sensors.knowledge import DifyDocumentIndexingSensor
 from airflow_provider_dify.sensors.workflow import DifyWorkflowRunSensor
+
+pytestmark = pytest.mark.any_airflow
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = Path(airflow_provider_dify.__file__).parent
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *(ROOT / "docs").glob("*.md")])
-TASKS = {DifyRunWorkflowOperator: BaseOperator, DifyWorkflowRunSensor: BaseSensorOperator}
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")])
+TASKS = {
+    DifyRunWorkflowOperator: BaseOperator,
+    DifyRunWorkflowBatchOperator: BaseOperator,
+    DifyWorkflowRunSensor: BaseSensorOperator,
+    DifyKnowledgeSyncOperator: BaseOperator,
+    DifyDocumentIndexingSensor: BaseSensorOperator,
+}
 BY_NAME = {
     "DifyRunWorkflowOperator": DifyRunWorkflowOperator,
     "DifyRunWorkflowOperator.partial": DifyRunWorkflowOperator,
     "DifyWorkflowRunSensor": DifyWorkflowRunSensor,
+    "DifyKnowledgeSyncOperator": DifyKnowledgeSyncOperator,
+    "DifyDocumentIndexingSensor": DifyDocumentIndexingSensor,
     "task.dify_workflow": DifyRunWorkflowOperator,
     "dify_workflow_task": DifyRunWorkflowOperator,
+    "DifyRunWorkflowBatchOperator": DifyRunWorkflowBatchOperator,
+    "DifyRunWorkflowBatchOperator.partial": DifyRunWorkflowBatchOperator,
+    "task.dify_workflow_batch": DifyRunWorkflowBatchOperator,
 }
 OF_A_DECORATOR = {"multiple_outputs"}
+# The page says that it needs Airflow 3.3.
+OF_NEWER_AIRFLOWS = {"retry_policy"}
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -77,7 +96,9 @@ def test_the_examples_call_what_there_is(page: Path) -> None:
             name = ast.unparse(node.func)
             given = {keyword.arg for keyword in node.keywords if keyword.arg}
             if task := BY_NAME.get(name):
-                unknown = given - set(parameters(task)) - known_to_airflow(TASKS[task]) - OF_A_DECORATOR
+                unknown = (
+                    given - set(parameters(task)) - known_to_airflow(TASKS[task]) - OF_A_DECORATOR - OF_NEWER_AIRFLOWS
+                )
                 assert unknown == set(), f"{name} in {code}"
             elif re.fullmatch(r"hook\.\w+", name):
                 method = getattr(DifyHook, name.partition(".")[2])
@@ -96,11 +117,17 @@ def test_the_examples_of_dags_are_dags(page: Path) -> None:
         if dag is None:
             tasks = [value for value in made.values() if isinstance(value, BaseOperator)]
             dag = tasks[0].dag
-        assert [task for task in dag.tasks if type(task).__name__.startswith("Dify")]
+        assert [task for task in dag.tasks if task.task_type.startswith("Dify")]
 
 
 @pytest.mark.parametrize(
-    ("page", "task"), [("docs/operator.md", DifyRunWorkflowOperator), ("docs/sensor.md", DifyWorkflowRunSensor)]
+    ("page", "task"),
+    [
+        ("docs/operator.md", DifyRunWorkflowOperator),
+        ("docs/batches.md", DifyRunWorkflowBatchOperator),
+        ("docs/sensor.md", DifyWorkflowRunSensor),
+        ("docs/knowledge.md", DifyKnowledgeSyncOperator),
+    ],
 )
 def test_every_parameter_is_documented_with_its_default(page: str, task: type) -> None:
     told = {row[0].strip("`"): row[1] for row in rows(text_of(page)) if len(row) == 3 and row[0].startswith("`")}
@@ -118,7 +145,8 @@ def test_the_methods_of_the_hook_are_documented() -> None:
     told = {row[0].strip("`") for row in rows(text_of("docs/hook.md"))} - {"Method"}
     operations = {
         name.removeprefix("a")
-        for name, method in vars(DifyHook).items()
+        for kind in (DifyHook, HumanInputCalls)
+        for name, method in vars(kind).items()
         if name.startswith("a") and hasattr(DifyHook, name[1:]) and callable(method)
     }
     # For the operator and its triggers, and what is no operation.
@@ -177,13 +205,27 @@ def test_links_and_images_lead_somewhere(page: Path) -> None:
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    named = set(re.findall(r"^  - .*?([\w-]+\.md)$", text_of("mkdocs.yml"), re.MULTILINE))
-    assert named == {path.name for path in (ROOT / "docs").glob("*.md")}
+    named = re.findall(r"^ +- .*?([\w/-]+\.md)$", text_of("mkdocs.yml"), re.MULTILINE)
+    assert sorted(named) == sorted(str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md"))
+
+
+def test_the_sections_that_comments_cite_are_on_the_page_about_dify() -> None:
+    there = set(re.findall(r"^#+ (N?\d+(?:\.\d+)?)\.? ", text_of("docs/dify-behaviour.md"), re.MULTILINE))
+    cited: set[str] = set()
+    for path in PACKAGE.rglob("*.py"):
+        text = " ".join(
+            line.strip().removeprefix("#").strip() for line in path.read_text(encoding="utf-8").splitlines()
+        )
+        for numbers in re.findall(r"dify-behaviour\.md, sections? (N?\d[\d., andto]*)", text):
+            cited |= set(re.findall(r"N?\d+(?:\.\d+)?", numbers))
+    assert len(cited) > 10
+    assert cited <= there
 
 
 def test_every_file_of_rules_has_its_line_in_the_architecture() -> None:
-    told = set(re.findall(r"`api/(\w+)\.py`", text_of("docs/architecture.md")))
-    assert told == {path.stem for path in (PACKAGE / "api").glob("*.py")} - {"__init__"}
+    for layer in ("api", "rules"):
+        named = set(re.findall(rf"`{layer}/(\w+)\.py`", text_of("docs/architecture.md")))
+        assert named == {path.stem for path in (PACKAGE / layer).glob("*.py")} - {"__init__"}
 
 
 def targets() -> set[str]:
@@ -202,16 +244,19 @@ def test_every_command_is_explained_to_contributors() -> None:
 
 
 def test_the_table_of_versions_is_what_ci_runs() -> None:
-    """All tests where ``.ci/run`` says ``make test``, those of ``make matrix`` on the Makefile's others."""
-    ci = re.findall(r"^step make (test|matrix)(?: AIRFLOW_VERSION=(\S+))?$", text_of(".ci/run"), re.MULTILINE)
+    """All tests where ``.ci/run`` says ``make test``, those of ``oldest`` and ``matrix`` on the Makefile's others."""
+    ci = re.findall(r"^step make (\S+)", text_of(".ci/run"), re.MULTILINE)
     makefile = text_of("Makefile")
-    newest = re.search(r"^AIRFLOW_VERSION \?= (\S+)$", makefile, re.MULTILINE)[1]
-    ran = {version or newest: "all" for kind, version in ci if kind == "test"}
-    assert ("matrix", "") in ci
-    some = re.search(r"^MATRIX := (.+)$", makefile, re.MULTILINE)[1].split()
+    assert {"test", "oldest", "lowest", "matrix"} <= set(ci)
+    newest, oldest, some = (
+        re.search(rf"^{name} \??:?= ?(.+)$", makefile, re.MULTILINE)[1].split()
+        for name in ("AIRFLOW_VERSION", "OLDEST", "MATRIX")
+    )
+    ran = dict.fromkeys(newest, "all") | dict.fromkeys(oldest, "all that use Airflow, HTTP included")
     ran |= dict.fromkeys(some, "those that depend on Airflow")
     for page in ("README.md", "docs/compatibility.md"):
-        told = {row[0]: row[1] for row in rows(text_of(page)) if re.fullmatch(r"\d+\.\d+\.\d+", row[0])}
+        found = ((re.match(r"\d+\.\d+\.\d+\w*(?= \(pre-release|$)", row[0]), row[1]) for row in rows(text_of(page)))
+        told = {version[0]: tests for version, tests in found if version}
         assert told == ran
     assert {path.stem.removeprefix("airflow-") for path in (ROOT / "constraints").glob("*.txt")} == set(ran)
     assert set(

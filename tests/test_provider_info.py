@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 
 from airflow_provider_dify import __version__
-from airflow_provider_dify.fields import EXTRA_FIELDS, EXTRA_NAMES
+from airflow_provider_dify.connection_fields import EXTRA_FIELDS, EXTRA_NAMES
 from airflow_provider_dify.get_provider_info import get_provider_info
 from airflow_provider_dify.hooks.dify import DifyHook
 
@@ -141,11 +141,21 @@ def test_airflow_has_nothing_to_say_about_it(found: dict[str, Any]) -> None:
     assert [text for text in said if FORM_IS_DISCOVERED or OF_EVERY_PROVIDER not in text] == []
 
 
+def test_the_retry_policy_is_named_as_the_newest_schema_has_it() -> None:
+    schema = airflow_schema("provider.yaml.schema.json")["properties"].get("retry-policies")
+    if schema is None:
+        pytest.skip("Airflow's schema has retry policies since 3.4")
+    jsonschema.validate(INFO["retry-policies"], schema)
+
+
 def test_everything_that_is_named_exists() -> None:
     for kind in ("hooks", "operators", "sensors", "triggers"):
         for entry in INFO[kind]:
             for module in entry["python-modules"]:
                 importlib.import_module(module)
+    for entry in INFO["retry-policies"]:
+        for module in entry["python-modules"]:
+            assert importlib.util.find_spec(module) is not None
     for path in (*INFO["extra-links"], CONNECTION["hook-class-name"]):
         module, _, name = path.rpartition(".")
         assert isinstance(getattr(importlib.import_module(module), name), type)

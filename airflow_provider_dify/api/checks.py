@@ -15,7 +15,7 @@ from airflow_provider_dify.api.values import shape_of
 from airflow_provider_dify.exceptions import DifyError, DifyInvalidInputError
 
 PREVIEW_CHARS = 60
-# Longer numbers are told by their size: Python itself refuses to write those of more than 4,300 digits.
+# Longer numbers are reported by their size: Python itself refuses to write those of more than 4,300 digits.
 _SHOWN_BITS = 256
 _DIGITS_OF_A_BIT = 0.30103
 _PLACE_CHARS = 300
@@ -89,7 +89,7 @@ def check_number(value: Any, field_name: str, least: int, most: int | None = Non
     if number is None or number < least or (most is not None and number > most):
         wanted = f"of at least {least}" if most is None else f"from {least} to {most}"
         shown = shape_of(value) if number is None else preview(number)
-        raise DifyInvalidInputError(f"{field_name} must be a whole number {wanted} and is {shown}.")
+        raise DifyInvalidInputError(f"{field_name} must be a whole number {wanted}, got {shown}.")
     return min(number, sys.maxsize)
 
 
@@ -99,7 +99,7 @@ def check_callable(value: Any, field_name: str) -> None:
     :raises DifyInvalidInputError: It is something else.
     """
     if value is not None and not callable(value):
-        raise DifyInvalidInputError(f"{field_name} must be a function, or None, and is {shape_of(value)}.")
+        raise DifyInvalidInputError(f"{field_name} must be a function, or None, got {shape_of(value)}.")
 
 
 def check_type(value: Any, field_name: str, wanted: type, remedy: str) -> None:
@@ -109,7 +109,7 @@ def check_type(value: Any, field_name: str, wanted: type, remedy: str) -> None:
     :raises DifyInvalidInputError: It is something else.
     """
     if not issubclass(type(value), wanted):
-        raise DifyInvalidInputError(f"{field_name} must be a {wanted.__name__} and is {shape_of(value)}: {remedy}.")
+        raise DifyInvalidInputError(f"{field_name} must be a {wanted.__name__}, got {shape_of(value)}: {remedy}.")
 
 
 def within(place: str, key: Any) -> str:

@@ -26,6 +26,7 @@ from airflow_provider_dify.exceptions import (
     DifyResponseError,
     DifyServerError,
     DifyTransportError,
+    is_final,
 )
 
 RETRY_AFTER_MAX_SECONDS = 3600.0
@@ -46,8 +47,8 @@ _QUOTA_CODE = "rate_limit_error"
 _QUOTA_TEXTS = ("upgrade your plan", "quota exceeded", "quota has been exceeded", "insufficient_quota")
 _HTTP_ON_TLS_PORT = ("plain http request was sent to https port", "http request to an https server")
 USE_WORKFLOW_APP = "Use the API key of an app of the type workflow (in Dify: the app, API Access)."
-# Input errors inside a stream come as events of status 500 without a code, or with the text alone (API facts 2.1
-# and 10).
+# Input errors inside a stream come as events of status 500 without a code, or with the text alone (dify-behaviour.md,
+# section 2.1 and 10).
 _INPUT_TEXTS = (
     "in input form",
     "invalid upload file",
@@ -69,16 +70,14 @@ _TOLD_BYTES = 65536
 _CODE_CHARS = 100
 _TOLD_FIELDS = 20
 
-_AGAIN_SAME = "A retry would be answered the same way, so the task is not retried."
-_AGAIN_HELPS = "A retry of the task may succeed."
-_AGAIN_AFTER = "A retry helps only after that."
+AGAIN_SAME = "A retry would be answered the same way, so the task is not retried."
+AGAIN_HELPS = "A retry of the task may succeed."
+AGAIN_AFTER = "A retry helps only after that."
 
 
-def without_retry_advice(message: str) -> str:
-    """Return the message of an error without what it says of a task's retry, for where there is no task."""
-    for advice in (_AGAIN_SAME, _AGAIN_HELPS, _AGAIN_AFTER):
-        message = message.removesuffix(advice)
-    return message.rstrip()
+def rules_out_retry(error: DifyError) -> bool:
+    """Tell whether an error is final, or says that a retry alone does not help."""
+    return is_final(error) or error.on_retry in (AGAIN_SAME, AGAIN_AFTER)
 
 
 @dataclass(frozen=True)
@@ -142,21 +141,21 @@ def retry_after_seconds(headers: Mapping[str, str], now: datetime | None = None)
 
 
 @dataclass(frozen=True)
-class _Told:
+class _ErrorInfo:
     status: int
     code: str | None
     text: str
 
 
-def _told_by(answer: Answer) -> _Told:
+def _error_info(answer: Answer) -> _ErrorInfo:
     if answer.is_html:
         title = _page_title(answer.body[:_TOLD_BYTES].decode("utf-8", "replace"))
-        return _Told(answer.status, None, f"an HTML page ({excerpt(html.unescape(title)) or 'without a title'})")
+        return _ErrorInfo(answer.status, None, f"an HTML page ({excerpt(html.unescape(title)) or 'without a title'})")
     try:
         payload = decode_json(answer.body[:_TOLD_BYTES], "the body")
     except DifyResponseError:
-        return _Told(answer.status, None, excerpt(answer.body) or "an empty body")
-    return _told_by_payload(payload, answer.status)
+        return _ErrorInfo(answer.status, None, excerpt(answer.body) or "an empty body")
+    return _payload_info(payload, answer.status)
 
 
 def _page_title(page: str) -> str:
@@ -166,15 +165,15 @@ def _page_title(page: str) -> str:
     return page[begin.end() : end.start()] if begin and end else ""
 
 
-def _told_by_payload(payload: Any, status: int) -> _Told:
+def _payload_info(payload: Any, status: int) -> _ErrorInfo:
     if not isinstance(payload, dict):
-        return _Told(status, None, excerpt(str(payload)))
+        return _ErrorInfo(status, None, excerpt(str(payload)))
     text = (text_or_none(payload.get("message")) or "no message")[:4000]
     fields = payload.get("errors")
     if isinstance(fields, dict) and fields:
         text += ": " + "; ".join(f"{name}: {message}"[:500] for name, message in islice(fields.items(), _TOLD_FIELDS))
     code = excerpt(text_or_none(payload.get("code")) or "", _CODE_CHARS) or None
-    return _Told(status, code, excerpt(_without_queries(text[:4000]), 1000))
+    return _ErrorInfo(status, code, excerpt(_without_queries(text[:4000]), 1000))
 
 
 def _without_queries(text: str) -> str:
@@ -190,7 +189,7 @@ def is_input_text(text: str) -> bool:
 def is_rate_limit(status: int, text: str) -> bool:
     """Tell whether an error means that the server takes no further run now.
 
-    Dify answers its own limit as HTTP 400 with a text, never as 429 (API facts, section 11).
+    Dify answers its own limit as HTTP 400 with a text, never as 429 (dify-behaviour.md, section 11).
     """
     return status == HTTPStatus.TOO_MANY_REQUESTS or (
         status in (HTTPStatus.BAD_REQUEST, HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -220,136 +219,112 @@ def error_for_answer(
     :param remedies: What to do about errors of this operation, by their code, where it is not the usual.
     :param reads: Whether nothing was to be started, so that a quota of runs is a limit like others.
     """
-    told = _told_by(answer)
+    told = _error_info(answer)
     retry_after = retry_after_seconds(answer.headers)
     if answer.ok:
         return DifyResponseError(
-            f"{what}: HTTP {answer.status} came with {told.text} instead of JSON. Something in front of Dify, "
-            "such as the login page of a gateway, may have answered: check the connection's host and headers.",
+            f"{what}: HTTP {answer.status} came with {told.text} instead of JSON.",
+            advice="Something in front of Dify, such as the login page of a gateway, may have answered: check the "
+            "connection's Base URL (host) and Gateway headers (headers).",
+            where="field Base URL",
             status_code=answer.status,
         )
     if 300 <= answer.status < 400:
         target = excerpt(answer.headers.get("location", "nowhere").partition("?")[0])
         return DifyResponseError(
             f"{what}: the server redirects (HTTP {answer.status}) to {target}. Redirects are not followed, since "
-            "the API key must not reach another host: put the final address into the connection's host.",
+            "the API key must not reach another host.",
+            advice="Put the final address into the connection's Base URL (host).",
+            where="field Base URL",
             status_code=answer.status,
         )
     if answer.status == HTTPStatus.NOT_FOUND and told.code is None and answer.is_html:
         return DifyNotFoundError(
-            f"{what}: HTTP 404 with {told.text}: nothing is served at this path. Check the connection's host: "
-            f"a base URL usually ends in /v1. {_AGAIN_SAME}",
+            f"{what}: HTTP 404 with {told.text}: nothing is served at this path.",
+            advice="Check the connection's Base URL (host): it usually ends in /v1.",
+            on_retry=AGAIN_SAME,
+            where="field Base URL",
             status_code=404,
         )
     return _error(told, what, retry_after, remedies, reads=reads)
 
 
 def error_for_event(payload: Mapping[str, Any], what: str) -> DifyError:
-    """Build the exception for an ``error`` event inside a stream of HTTP 200 (API facts, section 4).
+    """Build the exception for an ``error`` event inside a stream of HTTP 200 (dify-behaviour.md, section 4).
 
     No run exists then. Events of 1.14 about wrong inputs have the status 500 and no code.
     """
     status = int_or_none(payload.get("status")) or 500
-    return _error(_told_by_payload(dict(payload), status), what, None)
+    return _error(_payload_info(dict(payload), status), what, None)
 
 
 def _error(
-    told: _Told,
+    told: _ErrorInfo,
     what: str,
     retry_after: float | None,
     remedies: Mapping[str, str] | None = None,
     *,
     reads: bool = False,
 ) -> DifyError:
-    known: dict[str, Any] = {"status_code": told.status, "code": told.code}
     label = f"HTTP {told.status}" + (f" {told.code}" if told.code else "")
     text = told.text.lower()
 
-    def message(remedy: str, again: str) -> str:
-        remedy = (remedies or {}).get(told.code or "", remedy)
-        return f"{what}: {label}: {told.text.rstrip('.')}. {remedy} {again}"
+    def error(kind: type[DifyError], remedy: str, again: str, **more: Any) -> DifyError:
+        return kind(
+            f"{what}: {label}: {told.text.rstrip('.')}.",
+            advice=(remedies or {}).get(told.code or "", remedy),
+            on_retry=again,
+            status_code=told.status,
+            code=told.code,
+            **more,
+        )
 
     if not reads and is_quota(told.status, told.code, told.text):
-        return DifyQuotaError(
-            message(
-                "A quota is used up, so nothing was started: wait until it is renewed, or upgrade the plan.",
-                _AGAIN_SAME,
-            ),
-            retry_after=retry_after,
-            **known,
-        )
+        remedy = "A quota is used up, so nothing was started: wait until it is renewed, or upgrade the plan."
+        return error(DifyQuotaError, remedy, AGAIN_SAME, retry_after=retry_after)
     if is_rate_limit(told.status, told.text):
-        return DifyRateLimitError(
-            message("The server takes no further request now; nothing was started.", _AGAIN_HELPS),
-            retry_after=retry_after,
-            **known,
-        )
+        remedy = "The server takes no further request now; nothing was started."
+        return error(DifyRateLimitError, remedy, AGAIN_HELPS, retry_after=retry_after)
     if told.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
-        return DifyTransportError(
-            message("The proxy refuses user and password: check the connection's field proxy.", _AGAIN_SAME),
-            sent=False,
-            **known,
-        )
+        remedy = "The proxy refuses user and password: check the connection's Proxy (proxy)."
+        return error(DifyTransportError, remedy, AGAIN_SAME, sent=False, where="field Proxy")
     if told.status == HTTPStatus.UNAUTHORIZED:
-        return DifyAuthenticationError(
-            message(
-                "Put the app's API key (app-…; in Dify: the app, API Access) into the connection's password.",
-                _AGAIN_SAME,
-            ),
-            **known,
-        )
+        remedy = "Put the app's API key (app-…; in Dify: the app, API Access) into the connection's API key (password)."
+        return error(DifyAuthenticationError, remedy, AGAIN_SAME, where="field API key")
     if told.status == HTTPStatus.FORBIDDEN:
-        return DifyPermissionError(
-            message("Switch on the app's API access in Dify, or check what the gateway asks for.", _AGAIN_SAME),
-            **known,
-        )
+        remedy = "Switch on the app's API access in Dify, or check what the gateway asks for."
+        return error(DifyPermissionError, remedy, AGAIN_SAME)
     if told.status == HTTPStatus.NOT_FOUND:
-        return DifyNotFoundError(
-            message("Check the id, and that it belongs to the app whose API key is used.", _AGAIN_SAME),
-            **known,
-        )
+        remedy = "Check the id, and that it belongs to the app whose API key is used."
+        return error(DifyNotFoundError, remedy, AGAIN_SAME)
     if told.code == _UNPUBLISHED_CODE or told.text.startswith(_UNPUBLISHED_TEXT):
-        return DifyAppError(
-            message("The app has never been published: open its workflow in Dify and press Publish.", _AGAIN_SAME),
-            **known,
-        )
+        remedy = "The app has never been published: open its workflow in Dify and press Publish."
+        return error(DifyAppError, remedy, AGAIN_SAME)
     if told.code in _OTHER_APP_CODES:
-        return DifyAppError(
-            message(
-                "The key is of an app of another type (chatflow, chatbot, agent or text generator), which cannot be "
-                f"run. {USE_WORKFLOW_APP}",
-                _AGAIN_SAME,
-            ),
-            **known,
+        remedy = (
+            "The key is of an app of another type (chatflow, chatbot, agent or text generator), which cannot be run. "
+            f"{USE_WORKFLOW_APP}"
         )
+        return error(DifyAppError, remedy, AGAIN_SAME, where="field API key")
     if told.code in _PROVIDER_CODES or "plugin daemon" in text:
         cause = "The model provider or plugin behind the app is the cause, not the inputs."
         if special := _PROVIDER_REMEDIES.get(told.code or ""):
-            return DifyProviderError(message(f"{cause} {special}", _AGAIN_AFTER), **known)
-        return DifyProviderError(message(cause, _AGAIN_HELPS), **known)
+            return error(DifyProviderError, f"{cause} {special}", AGAIN_AFTER)
+        return error(DifyProviderError, cause, AGAIN_HELPS)
     if told.status == HTTPStatus.BAD_REQUEST and any(known_text in text for known_text in _HTTP_ON_TLS_PORT):
-        return DifyResponseError(
-            message("The server speaks https here: let the base URL begin with https://.", _AGAIN_AFTER), **known
-        )
+        remedy = "The server speaks https here: let the connection's Base URL (host) begin with https://."
+        return error(DifyResponseError, remedy, AGAIN_AFTER, where="field Base URL")
     if told.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        return DifyInvalidInputError(
-            message("The file or body is larger than the server accepts.", _AGAIN_SAME), **known
-        )
+        return error(DifyInvalidInputError, "The file or body is larger than the server accepts.", AGAIN_SAME)
     if told.status in (
         HTTPStatus.BAD_REQUEST,
         HTTPStatus.PRECONDITION_FAILED,
         HTTPStatus.UNPROCESSABLE_ENTITY,
     ) or (told.status == HTTPStatus.INTERNAL_SERVER_ERROR and is_input_text(told.text)):
-        return DifyInvalidInputError(
-            message("Compare inputs and files with the input form of the workflow's start node.", _AGAIN_SAME),
-            **known,
-        )
+        remedy = "Compare inputs and files with the input form of the workflow's start node."
+        return error(DifyInvalidInputError, remedy, AGAIN_SAME)
     if told.status >= 500:
-        return DifyServerError(
-            message("The server or a gateway before it failed.", _AGAIN_HELPS),
-            retry_after=retry_after,
-            **known,
-        )
-    return DifyResponseError(
-        message("Dify's API does not answer this way: check the connection's host.", _AGAIN_HELPS), **known
-    )
+        remedy = "The server or a gateway before it failed."
+        return error(DifyServerError, remedy, AGAIN_HELPS, retry_after=retry_after)
+    remedy = "Dify's API does not answer this way: check the connection's Base URL (host)."
+    return error(DifyResponseError, remedy, AGAIN_HELPS, where="field Base URL")

@@ -20,7 +20,7 @@ WORKFLOW_PAUSED = "workflow_paused"
 HUMAN_INPUT_REQUIRED = "human_input_required"
 TEXT_CHUNK = "text_chunk"
 # The server may keep the connection open and silent after these: about 1 s after the end, 300 s after an
-# error (API facts, section 4). Whoever reads on waits for nothing.
+# error (dify-behaviour.md, section 4). Whoever reads on waits for nothing.
 LAST_EVENTS = frozenset({ERROR, WORKFLOW_FINISHED, WORKFLOW_PAUSED})
 
 

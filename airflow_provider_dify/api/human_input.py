@@ -1,11 +1,11 @@
-"""The form by which a paused run asks a human (Dify 1.14 and later; API facts, section 9)."""
+"""The form by which a paused run asks a human (Dify 1.14 and later; dify-behaviour.md, section 9)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_provider_dify.api.values import int_or_none, shape_of, text_or_none
+from airflow_provider_dify.api.values import id_or_none, int_or_none, shape_of, text_or_none
 from airflow_provider_dify.exceptions import DifyResponseError
 
 
@@ -97,12 +97,15 @@ class HumanInputRequest:
     :param form_token: What ``get_human_input_form`` and ``submit_human_input`` need; None for a form that this API may
         not answer, such as one that is sent by e-mail. Who has it can decide in a human's place: it is in no ``repr``.
     :param approval_channels: Where it is answered, as Dify 1.15 and later tell it; empty before.
+    :param form_id: What tells the form from the others of its run, and is no secret; None where the server does not
+        say.
     """
 
     title: str
     form: HumanInputForm
     form_token: str | None = field(default=None, repr=False)
     approval_channels: tuple[str, ...] = ()
+    form_id: str | None = None
 
 
 def parse_request(reason: dict[str, Any]) -> HumanInputRequest | None:
@@ -112,7 +115,8 @@ def parse_request(reason: dict[str, Any]) -> HumanInputRequest | None:
         return None
     form = _form(text_or_none(reason.get("form_content")) or "", reason, reason.get("actions"))
     token = text_or_none(reason.get("form_token"))
-    return HumanInputRequest(title, form, token, _texts(reason.get("approval_channels")))
+    channels, form_id = _texts(reason.get("approval_channels")), id_or_none(reason.get("form_id"))
+    return HumanInputRequest(title, form, token, channels, None if form_id == token else form_id)
 
 
 def parse_form(payload: Any) -> HumanInputForm:
@@ -122,7 +126,7 @@ def parse_form(payload: Any) -> HumanInputForm:
     """
     what = "The answer about the human-input form"
     if not isinstance(payload, dict):
-        raise DifyResponseError(f"{what} should be a JSON object and is {shape_of(payload)}.")
+        raise DifyResponseError(f"{what} should be a JSON object, got {shape_of(payload)}.")
     content, fields, actions = payload.get("form_content"), payload.get("inputs"), payload.get("user_actions")
     if not isinstance(content, str) or not isinstance(fields, list) or not isinstance(actions, list):
         raise DifyResponseError(f"{what} has no content, inputs and actions; its keys are {sorted(payload)[:12]}.")

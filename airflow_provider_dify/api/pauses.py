@@ -14,7 +14,7 @@ PAUSE_EVENTS_SECONDS = 5.0
 
 
 class PauseReader:
-    """Reads the snapshot of a paused run (API facts, section 9) for the questions in it."""
+    """Reads the snapshot of a paused run (dify-behaviour.md, section 9) for the questions in it."""
 
     def __init__(self) -> None:
         self._decoder = EventDecoder()

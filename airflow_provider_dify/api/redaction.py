@@ -17,7 +17,7 @@ from urllib.parse import quote, quote_plus
 
 MASK = "***"
 SHORTEST = 4
-"""Characters from which on a text is a secret: to hide each ``1`` would only spoil what is said."""
+"""Characters from which on a text is a secret: to hide each ``1`` would only spoil what is reported."""
 
 _MASK_BYTES = MASK.encode()
 # One printable ASCII character as JSON, a URL or a page of HTML may write it, in bytes.
@@ -52,22 +52,24 @@ class Redactor:
         forms = {form for each in whole for form in _forms_of(each)}
         ordered = sorted(forms, key=lambda form: (-len(form), form))
         self.longest = max([*map(len, ordered), *(_ESCAPED_BYTES * len(each.encode()) for each in whole)], default=0)
-        self._literals = tuple(form.lower() for form in ordered)
+        # Most answers have none of the signs, and so none of the forms that are escaped throughout.
+        literals: dict[bytes, list[bytes]] = {sign: [] for sign in (b"", *_ESCAPE_SIGNS)}
+        for form in ordered:
+            literals[_sign_in(form)].append(form.lower())
+        self._literals = tuple(literals.items())
         self._pattern = re.compile(b"|".join(map(re.escape, ordered)) or rb"(?!)", re.IGNORECASE)
         self._escaped = re.compile(b"|".join(_escaped(each.encode()) for each in whole) or rb"(?!)", re.IGNORECASE)
 
     def bytes(self, data: bytes) -> bytes:
         """Return bytes without the secrets."""
-        if not self._literals:
+        if not self.longest:
             return data
-        folded = data.lower()
-        if any(form in folded for form in self._literals):
+        if _any_in(data.lower(), self._literals):
             data = self._pattern.sub(_MASK_BYTES, data)
-        # Escapes of single characters are looked for only where there are some that hide a secret.
-        if len(data) <= _ESCAPED_UP_TO and any(sign in data for sign in _ESCAPE_SIGNS):
-            plain = _ESCAPED.sub(_unescaped, data).lower()
-            if any(form in plain for form in self._literals):
-                data = self._escaped.sub(_MASK_BYTES, data)
+        # Escapes of single characters are searched for only where there are some that hide a secret.
+        may_hide = len(data) <= _ESCAPED_UP_TO and bool(_sign_in(data))
+        if may_hide and _any_in(_ESCAPED.sub(_unescaped, data).lower(), self._literals):
+            data = self._escaped.sub(_MASK_BYTES, data)
         return data
 
     def text(self, text: str) -> str:
@@ -75,6 +77,14 @@ class Redactor:
         data = text.encode("utf-8", "surrogatepass")
         clean = self.bytes(data)
         return text if clean is data else clean.decode("utf-8", "surrogatepass")
+
+    def values(self, texts: dict[str, str]) -> dict[str, str]:
+        """Return texts by name without the secrets."""
+        together = "\n".join(texts.values()).encode("utf-8", "surrogatepass")
+        # Most have none, which one search tells; a longer text would not be searched for single escaped characters.
+        if len(together) <= _ESCAPED_UP_TO and self.bytes(together) == together:
+            return texts
+        return {name: self.text(text) for name, text in texts.items()}
 
 
 @lru_cache(maxsize=64)
@@ -86,6 +96,24 @@ def redactor_of(secrets: tuple[str, ...]) -> Redactor:
 def basic_login(user: str, password: str) -> str:
     """Return what stands for user and password in a header."""
     return base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
+
+
+def _sign_in(data: bytes) -> bytes:
+    """Return the first sign of an escape that is in the bytes; none where there is no sign."""
+    for sign in _ESCAPE_SIGNS:
+        if sign in data:
+            return sign
+    return b""
+
+
+def _any_in(folded: bytes, literals: tuple[tuple[bytes, list[bytes]], ...]) -> bool:
+    # Plain loops: every answer is searched, and a generator costs more than the search.
+    for sign, forms in literals:
+        if sign in folded:
+            for form in forms:
+                if form in folded:
+                    return True
+    return False
 
 
 def _forms_of(secret: str) -> set[bytes]:
@@ -114,11 +142,13 @@ def _within_base64(raw: bytes) -> set[bytes]:
 
 def _escaped(raw: bytes) -> bytes:
     """Return a pattern for a secret of which any character may be escaped."""
-    return b"".join(_escaped_character(raw[index : index + 1]) for index in range(len(raw)))
+    return b"".join(map(_escaped_character, raw))
 
 
-def _escaped_character(character: bytes) -> bytes:
-    digits, number = character.hex().encode(), str(character[0]).encode()
+@lru_cache(maxsize=256)
+def _escaped_character(code: int) -> bytes:
+    character = bytes([code])
+    digits, number = character.hex().encode(), str(code).encode()
     ways = [
         rb"\\*" + re.escape(character),
         rb"\\+u00" + digits,

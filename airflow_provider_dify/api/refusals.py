@@ -1,8 +1,8 @@
 """Refusals inside a stream of HTTP 200: what tells them from the events of a run that exists.
 
 From 1.15 on Dify answers a submission that fails before the workflow's engine starts with a synthetic pair:
-``workflow_started`` and a failed ``workflow_finished``, whose id never gets a row. They are told by what they hold
-and never by the server's version, which does not tell two builds of one number apart.
+``workflow_started`` and a failed ``workflow_finished``, whose id never gets a row. They are recognized by what they
+hold and never by the server's version, which does not tell two builds of one number apart.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Refusal(Exception):
     """The stream that answers a submission says that Dify refused it: no run exists."""
 
     def __init__(self, error: DifyError) -> None:
-        super().__init__(str(error))
+        super().__init__(error.message)
         self.error = error
 
 
@@ -95,7 +95,7 @@ def refusal_error(end: Event | None) -> DifyError:
         return DifyServerError(
             f"{WHAT}: Dify refused the submission before a run existed, and did not say why: its stream ended too "
             "early. Compare inputs and files with the input form of the workflow's start node. A retry of the task "
-            "starts no second run, and may be told the reason."
+            "starts no second run, and may name the reason."
         )
     internal = _INFRASTRUCTURE.search(text) is not None and not is_input_text(text)
     return error_for_event({"status": 500 if internal else 400, "message": text}, WHAT)

@@ -17,12 +17,12 @@ from airflow_provider_dify.api.values import (
 )
 from airflow_provider_dify.exceptions import DifyResponseError, DifyRunNotFoundError
 
-# A stream may call a stopped run `failed` with this text while its row says `stopped` (API facts, section 7).
+# A stream may call a stopped run `failed` with this text while its row says `stopped` (dify-behaviour.md, section 7).
 STOP_ERROR = "Aborted: User requested stop"
 
 
 class RunStatus(str, Enum):
-    """Status of a run, in both API contracts (API facts 3.1; ``queued`` is of ``workflow-runs``).
+    """Status of a run, in both API contracts (dify-behaviour.md, section 3.1; ``queued`` is of ``workflow-runs``).
 
     ``scheduled`` is in the enums of 1.11 and 1.14 and was never seen in an answer.
     """
@@ -71,7 +71,7 @@ class WorkflowRun:
     :param finished_at: Unix seconds; None until the run has ended.
     :param task_id: The id that a stop needs; only streams and blocking answers tell it.
     :param reasons: Why a run is paused, as the blocking answer or the pause event lists it.
-    :param server_version: The server's version, from the ``x-version`` header of a look; None without one.
+    :param server_version: The server's version, from the ``x-version`` header of a poll; None without one.
     """
 
     workflow_run_id: str
@@ -109,7 +109,7 @@ class StartedRun:
     :param app_id: The app's id, for the console link; None where the answer did not tell it.
     :param server_version: The server's version, from its ``x-version`` header; None without one.
     :param run: The run, where the answer already told how it ended or paused. GET run may say otherwise.
-    :param settled: Whether the submission itself lasted to the run's end, so that a look need not wait.
+    :param settled: Whether the submission itself lasted to the run's end, so that a poll need not wait.
     """
 
     workflow_run_id: str
@@ -161,6 +161,12 @@ class LogPage:
             told[row.status is RunStatus.RUNNING].add(row.workflow_run_id.lower())
         return frozenset(told[True] - told[False])
 
+    def running_row(self, workflow_run_id: str) -> LoggedRun | None:
+        """Return the row of a run that every row of it calls running, else None."""
+        own = workflow_run_id.lower()
+        rows = self.runs if own in self.running else ()
+        return next((row for row in rows if row.workflow_run_id.lower() == own), None)
+
 
 @dataclass(frozen=True)
 class UploadedFile:
@@ -175,7 +181,7 @@ class UploadedFile:
 
 @dataclass(frozen=True)
 class AppInfo:
-    """What ``GET /info`` tells of the key's app.
+    """What ``GET /info`` reports about the key's app.
 
     :param mode: The type of the app: ``workflow`` for one that can be run.
     :param author_name: Who has made it; None where the server does not tell.
@@ -192,7 +198,7 @@ class AppInfo:
 
 def _mapping(payload: Any, what: str) -> dict[str, Any]:
     if not isinstance(payload, dict):
-        raise DifyResponseError(f"{what} should be a JSON object and is {shape_of(payload)}.")
+        raise DifyResponseError(f"{what} should be a JSON object, got {shape_of(payload)}.")
     return payload
 
 

@@ -11,7 +11,7 @@ from airflow_provider_dify.api.checks import plain_text
 from airflow_provider_dify.api.values import shape_of
 from airflow_provider_dify.exceptions import DifyInvalidInputError
 
-# What Dify takes; it drops others without a word (API facts, section 2).
+# What Dify takes; it drops others without a word (dify-behaviour.md, section 2).
 _TRACE_ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 # The first version of W3C Trace Context, and what of a later one can be read as it.
 _TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
@@ -19,7 +19,7 @@ _TRACEPARENT = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([
 
 @dataclass(frozen=True)
 class Trace:
-    """What a submission tells of its trace.
+    """What a submission reports about its trace.
 
     :param trace_id: Dify's own ``trace_id``, which its tracing integrations take over.
     :param traceparent: The W3C header of the same name, which also says what in the trace has asked.
@@ -51,7 +51,7 @@ def check_trace_id(value: Any) -> str | None:
     if value is None or (text is not None and _TRACE_ID.fullmatch(text)):
         return text
     raise DifyInvalidInputError(
-        f"trace_id must have 1 to 128 letters, digits, '-' or '_' and is {shape_of(value)}. "
+        f"trace_id must have 1 to 128 letters, digits, '-' or '_', got {shape_of(value)}. "
         "Dify would drop it silently, so nothing was sent."
     )
 
@@ -76,8 +76,8 @@ def check_traceparent(value: Any) -> str | None:
     read = read_traceparent(value)
     if value is not None and read is None:
         raise DifyInvalidInputError(
-            "traceparent must be a W3C trace context such as 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01 "
-            f"and is {shape_of(value)}."
+            "traceparent must be a W3C trace context such as 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01, "
+            f"got {shape_of(value)}."
         )
     return read
 

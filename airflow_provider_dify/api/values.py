@@ -108,7 +108,7 @@ def object_or_none(value: Any) -> dict[str, Any] | None:
     """Return a JSON object that a server gives as an object, as a JSON string, or as null.
 
     Dify 1.9 and 1.11 answer ``inputs`` and ``outputs`` as JSON strings, 1.14 answers ``outputs`` as an
-    object, and a run without outputs has null (API facts, section 3). Null and a string of ``null`` are an
+    object, and a run without outputs has null (dify-behaviour.md, section 3). Null and a string of ``null`` are an
     empty object; None stands for a value that is no object at all.
     """
     if isinstance(value, str):

@@ -8,15 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, ParamSpec, Protocol, 
 
 from airflow.providers.common.compat.sdk import DecoratedOperator, context_merge, task_decorator_factory
 
-from airflow_provider_dify.api.returned import inputs_and_files, without_path_objects
+from airflow_provider_dify.compat import arguments_of
 from airflow_provider_dify.exceptions import DifyInvalidInputError
 from airflow_provider_dify.operators.workflow import DifyRunWorkflowOperator
-
-# common-compat offers it only since 1.14.1.
-try:
-    from airflow.sdk.bases.decorator import determine_kwargs
-except ImportError:
-    from airflow.utils.operator_helpers import determine_kwargs  # type: ignore[attr-defined]
+from airflow_provider_dify.rules.taskflow_inputs import inputs_and_files, without_path_objects
+from airflow_provider_dify.runtime.error_report import reports_errors
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, XComArg
@@ -72,13 +68,14 @@ class _DifyWorkflowDecoratedOperator(DecoratedOperator, DifyRunWorkflowOperator)
             )
         super().__init__(python_callable=python_callable, op_args=op_args, op_kwargs=op_kwargs, **kwargs)
 
+    @reports_errors
     def execute(self, context: Context) -> Any:
         """Call the function, and run the workflow with what it returns.
 
         :raises DifyInvalidInputError: It returns no inputs, or files that the decorator was given as well.
         """
         context_merge(context, self.op_kwargs)
-        arguments = determine_kwargs(self.python_callable, self.op_args, context)
+        arguments = arguments_of(self.python_callable, self.op_args, context)
         returned = self.python_callable(*self.op_args, **arguments)
         inputs, files = inputs_and_files(returned, self.python_callable.__name__)
         if files is not None:
@@ -97,6 +94,9 @@ class _DifyWorkflowDecoratedOperator(DecoratedOperator, DifyRunWorkflowOperator)
         A resumed task is another process, and the function may return something else there, or cost something.
         """
         trigger.resume = {**(trigger.resume or {}), _RETURNED: without_path_objects([self.inputs, self.files])}
+        if "kept" in (kwargs := arguments.get("kwargs") or {}):
+            # Airflow itself resumes a task whose required action was answered, without the trigger's event.
+            kwargs["kept"] = trigger.resume
         super().defer(trigger=trigger, **arguments)
 
     @staticmethod
@@ -107,7 +107,7 @@ class _DifyWorkflowDecoratedOperator(DecoratedOperator, DifyRunWorkflowOperator)
     def _restore(self, event: Any, returned: Sequence[Any] | None = None) -> None:
         """Take what the function returned before the task was deferred, by this version or an older one."""
         # Parsing a DAG file needs nothing of what resuming needs.
-        from airflow_provider_dify.triggers.report import carried
+        from airflow_provider_dify.runtime.report import carried
 
         kept = carried(event).get(_RETURNED) if returned is None else returned
         if kept is not None:
@@ -140,6 +140,11 @@ class _DifyWorkflowDecoratedOperator(DecoratedOperator, DifyRunWorkflowOperator)
         """Go on when the wait in the triggerer has ended, or submit again after a shutdown of the server."""
         self._restore(event)
         return super().execute_complete(context, event, *args, **kwargs)
+
+    def execute_answered(self, context: Context, event: Any, kept: dict[str, Any] | None = None) -> Any:
+        """Go on when a question was answered, or submit again after a shutdown of the server."""
+        self._restore(event, (kept or {}).get(_RETURNED))
+        return super().execute_answered(context, event, kept)
 
 
 class DifyWorkflowTask(Protocol[P]):
@@ -195,8 +200,8 @@ def dify_workflow_task(
     parameters, which are those of ``DifyRunWorkflowOperator`` but ``inputs``.
 
     The function is called once in each try, on the worker, and may take values of the context such as ``ds`` and
-    ``ti``. It is not called again when the task comes back from the triggerer. In a retry that takes up the run of the
-    try before it is called, and what it returns is not sent.
+    ``ti``. It is not called again when the task comes back from the triggerer. In a retry that reattaches to the run
+    of the try before it is called, and what it returns is not sent.
 
     .. note::
         What the function returns is data and is not rendered: a ``{{`` in a text stays as it is. The other templated
@@ -205,9 +210,9 @@ def dify_workflow_task(
     :param python_callable: The function. It returns the inputs as a mapping, inputs and a list of files as a tuple of
         the two, or None for no inputs.
     :param multiple_outputs: Whether each of the workflow's outputs is also pushed to an XCom of its own, so that
-        ``outputs["summary"]`` names one of them. It is never guessed from the function's annotation, which tells of the
-        inputs. An output that is named ``workflow_run_id``, ``task_id`` or ``dify_run_url`` takes the place of what the
-        operator pushes there.
+        ``outputs["summary"]`` names one of them. It is never guessed from the function's annotation, which describes
+        the inputs. An output that is named ``workflow_run_id``, ``task_id`` or ``dify_run_url`` takes the place of what
+        the operator pushes there.
     :param kwargs: The operator's parameters, and those of every Airflow task. ``files`` are those of a function that
         returns none.
     :raises DifyInvalidInputError: ``inputs`` is given, the function is async, or ``multiple_outputs`` has no outputs.

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast, get_args
 
 from airflow.providers.common.compat.sdk import BaseOperator, conf
 
-from airflow_provider_dify.api.downloads import check_hosts
-from airflow_provider_dify.api.settings import (
+from airflow_provider_dify.compat import deferred_arguments
+from airflow_provider_dify.links.dify import DifyRunLink
+from airflow_provider_dify.names import DEFAULT_CONN_NAME
+from airflow_provider_dify.rules.human_waiting import Asking, check_on_pause
+from airflow_provider_dify.rules.output_files import check_hosts
+from airflow_provider_dify.rules.settings import (
     DEFER_AFTER_SECONDS,
     FIRST_LOOK_SECONDS,
     MAX_FILE_BYTES,
@@ -18,7 +22,11 @@ from airflow_provider_dify.api.settings import (
     RESPONSE_MODES,
     SUBMIT_TIMEOUT_SECONDS,
     TIMEOUT_SECONDS,
+    OnOrphanedIntent,
+    OnPause,
+    OnRateLimit,
     PollSchedule,
+    ResponseMode,
     bytes_of,
     check_bool,
     check_choice,
@@ -26,19 +34,27 @@ from airflow_provider_dify.api.settings import (
     seconds_of,
     seconds_or_zero,
 )
-from airflow_provider_dify.links.dify import DifyRunLink
-from airflow_provider_dify.names import DEFAULT_CONN_NAME
+from airflow_provider_dify.runtime.error_report import reports_errors
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import Context, XComArg
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_dify.api.runs import StartedRun
     from airflow_provider_dify.hooks.dify import DifyHook
-    from airflow_provider_dify.operators.execution import Execution
+    from airflow_provider_dify.runtime.task_run import Execution
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    OutputsT = TypeVar("OutputsT", default=Any)
+else:
+    from typing import TypeVar
+
+    OutputsT = TypeVar("OutputsT")
 
 
-class DifyRunWorkflowOperator(BaseOperator):
+class DifyRunWorkflowOperator(BaseOperator, Generic[OutputsT]):
     """Run a Dify workflow and return its outputs.
 
     The run's id is known a moment after the submission, is pushed to XCom at once, and the rest is waiting:
@@ -79,18 +95,28 @@ class DifyRunWorkflowOperator(BaseOperator):
     :param defer_after: Seconds, or a timedelta, for which a deferrable task waits on its worker first: a run that ends
         meanwhile needs no second process. 0 defers at once. A task that has less than about 10 s left then stays
         on its worker, since a deferral lasts at least that long.
-    :param poll_interval: Seconds before the first look; the distance then doubles.
+    :param poll_interval: Seconds before the first poll; the distance then doubles.
     :param max_poll_interval: Seconds between polls at most; 5, or ``poll_interval`` where that is more.
     :param timeout: Seconds, or a timedelta, from the submission to the deadline, in both modes the same; an
-        earlier ``execution_timeout`` counts instead. A last look is taken when it strikes.
-    :param durable: Whether a retry takes up the run of an earlier try: waits for it, or takes its outputs. A
+        earlier ``execution_timeout`` counts instead. A last poll is taken when it passes.
+    :param durable: Whether a retry reattaches to the run of an earlier try: waits for it, or takes its outputs. A
         cleared task always starts a new run, and so does a retry after a failed or stopped one.
     :param cancel_on_kill: Whether the run is stopped when the task is killed, marked or cleared, on a worker or
         deferred.
-    :param cancel_on_timeout: Whether the run is stopped when the deadline strikes.
+    :param cancel_on_timeout: Whether the run is stopped when the deadline passes.
     :param fail_on_partial_success: Whether a run that succeeded only partially fails the task, instead of a
         warning in its log.
-    :param on_pause: A run that asks a human: ``wait`` until the deadline, or ``fail``.
+    :param on_pause: A run that asks a human: ``wait`` until the deadline, ``fail``, or ``ask`` in Airflow. A required
+        action then shows the form's text, actions and fields (Airflow 3.1 and later), and its answer is sent to Dify
+        once, unless somebody answers in Dify before. The task is deferred meanwhile, whatever ``deferrable`` says, and
+        ``timeout`` goes on: give people time. Before Airflow 3.1 it is as ``wait``.
+    :param assigned_users: Who may answer, as ``HITLOperator`` takes it: ``{"id": …, "name": …}``, or a list of these.
+        Everybody who may edit the task's required actions where left out.
+    :param notifiers: A notifier of Airflow, or a list, called when the action is open. Its templates may name
+        ``dify_question``, a mapping with ``subject``, ``body`` and ``options``.
+    :param response_timeout: Seconds, or a timedelta, for an answer; then ``default_action`` is sent with the fields'
+        defaults, or the task fails. None for no limit but ``timeout``.
+    :param default_action: Id or title of the form's action for that case.
     :param on_rate_limit: A server that takes no further run: ``wait`` and submit again until the deadline
         (deferred, where that is so), or ``fail``.
     :param on_orphaned_intent: A submission that may have reached Dify, and whose run was not found by the deadline:
@@ -120,7 +146,10 @@ class DifyRunWorkflowOperator(BaseOperator):
         as JSON in ``<folder>/<run id>.json``, and what the task returns is
         ``{"dify_outputs_saved_to": uri, "size_bytes": …, "workflow_run_id": …}``; ``load_outputs`` of
         ``operators.outputs`` takes either. Without it large outputs go through XCom with a warning. Templated.
-    :param max_xcom_bytes: Largest outputs that go through XCom, as JSON in bytes; 48 KiB. With 0 all are put aside.
+    :param max_xcom_bytes: Largest outputs that go through XCom, as JSON in bytes; 48 KiB. With 0 all are offloaded.
+
+    Type checkers may know what the workflow returns: ``DifyRunWorkflowOperator[Summary](…).outputs`` is a
+    ``Summary`` to them, and the task's ``output`` for Airflow.
 
     XCom: ``workflow_run_id`` and ``task_id`` (Dify's id for a stop) as soon as they are known, and
     ``dify_run_url`` for the link: the page of the app's runs in the console, or the console where the server
@@ -145,15 +174,15 @@ class DifyRunWorkflowOperator(BaseOperator):
     def __init__(
         self,
         *,
-        inputs: Mapping[str, Any] | str | None = None,
-        files: Sequence[Any] | str | None = None,
+        inputs: Mapping[str, Any] | str | XComArg | None = None,
+        files: Sequence[Any] | str | XComArg | None = None,
         validate_inputs: bool = True,
-        query: str | None = None,
-        user: str | None = None,
-        workflow_id: str | None = None,
+        query: str | XComArg | None = None,
+        user: str | XComArg | None = None,
+        workflow_id: str | XComArg | None = None,
         trace: bool = True,
-        trace_id: str | None = None,
-        response_mode: str = "streaming",
+        trace_id: str | XComArg | None = None,
+        response_mode: ResponseMode = "streaming",
         dify_conn_id: str = DEFAULT_CONN_NAME,
         submit_timeout: float = SUBMIT_TIMEOUT_SECONDS,
         wait_for_termination: bool = True,
@@ -166,9 +195,13 @@ class DifyRunWorkflowOperator(BaseOperator):
         cancel_on_kill: bool = True,
         cancel_on_timeout: bool = True,
         fail_on_partial_success: bool = False,
-        on_pause: str = "wait",
-        on_rate_limit: str = "wait",
-        on_orphaned_intent: str = "fail",
+        on_pause: OnPause = "wait",
+        assigned_users: Any = None,
+        notifiers: Any = None,
+        response_timeout: float | timedelta | None = None,
+        default_action: str | None = None,
+        on_rate_limit: OnRateLimit = "wait",
+        on_orphaned_intent: OnOrphanedIntent = "fail",
         follow_events: bool = False,
         allowed_upload_roots: Sequence[str] | None = None,
         output_files_to: Any = None,
@@ -179,14 +212,15 @@ class DifyRunWorkflowOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.inputs = inputs
-        self.files = files
+        # Airflow renders them: what a task has here is not what its parameter was.
+        self.inputs: Any = inputs
+        self.files: Any = files
         self.validate_inputs = check_bool(validate_inputs, "validate_inputs")
-        self.query = query
-        self.user = user
-        self.workflow_id = workflow_id
+        self.query: Any = query
+        self.user = cast("str | None", user)
+        self.workflow_id: Any = workflow_id
         self.trace = check_bool(trace, "trace")
-        self.trace_id = trace_id
+        self.trace_id: Any = trace_id
         self.response_mode = check_choice(response_mode, "response_mode", RESPONSE_MODES)
         self.dify_conn_id = dify_conn_id
         self.submit_timeout = seconds_of(submit_timeout, "submit_timeout")
@@ -201,10 +235,11 @@ class DifyRunWorkflowOperator(BaseOperator):
         self.cancel_on_kill = check_bool(cancel_on_kill, "cancel_on_kill")
         self.cancel_on_timeout = check_bool(cancel_on_timeout, "cancel_on_timeout")
         self.fail_on_partial_success = check_bool(fail_on_partial_success, "fail_on_partial_success")
-        self.on_pause = check_choice(on_pause, "on_pause", ("wait", "fail"))
-        self.on_rate_limit = check_choice(on_rate_limit, "on_rate_limit", ("wait", "fail"))
+        self.on_pause = check_on_pause(on_pause)
+        self.asking = Asking.checked(on_pause, assigned_users, notifiers, response_timeout, default_action)
+        self.on_rate_limit = check_choice(on_rate_limit, "on_rate_limit", get_args(OnRateLimit))
         self.follow_events = check_bool(follow_events, "follow_events")
-        self.on_orphaned_intent = check_choice(on_orphaned_intent, "on_orphaned_intent", ("fail", "resubmit"))
+        self.on_orphaned_intent = check_choice(on_orphaned_intent, "on_orphaned_intent", get_args(OnOrphanedIntent))
         self.allowed_upload_roots = check_roots(allowed_upload_roots)
         self.output_files_to = output_files_to
         self.allowed_file_hosts = check_hosts(allowed_file_hosts)
@@ -214,6 +249,11 @@ class DifyRunWorkflowOperator(BaseOperator):
         self._execution: Execution | None = None
         self._returned: Any = None
 
+    @property
+    def outputs(self) -> OutputsT:
+        """The task's ``output``, as type checkers are to see it: of the type in ``DifyRunWorkflowOperator[…]``."""
+        return cast("OutputsT", self.output)
+
     @cached_property
     def hook(self) -> DifyHook:
         """The hook of the operator's connection."""
@@ -222,27 +262,36 @@ class DifyRunWorkflowOperator(BaseOperator):
 
         return DifyHook(self.dify_conn_id)
 
+    def defer_to(self, trigger: str, arguments: dict[str, Any], method_name: str, kwargs: dict[str, Any]) -> None:
+        """Defer to a trigger of ``triggers.workflow``; used by the try itself."""
+        from airflow_provider_dify.triggers.deferring import defer
+
+        defer(self, trigger, arguments, method_name, kwargs)
+
     def _executed(self, context: Context) -> Execution:
         # Airflow parses DAG files again and again: only a task that runs pays for what running needs.
-        from airflow_provider_dify.operators.execution import Execution
+        from airflow_provider_dify.runtime.task_run import Execution
 
         self._execution = Execution(self, context)
         return self._execution
 
+    @reports_errors
     def execute(self, context: Context) -> Any:
-        """Submit the run, or take up that of an earlier try; wait for it, or defer.
+        """Submit the run, or reattach to that of an earlier try; wait for it, or defer.
 
-        :return: The outputs, or where they were put aside, or the run's id with ``wait_for_termination=False``.
-        :raises DifyError: The submission was refused or of unknown fate, or the run did not end as asked.
+        :return: The outputs, or where they were offloaded, or the run's id with ``wait_for_termination=False``.
+        :raises DifyError: The submission was refused or of unknown outcome, or the run did not end as asked.
         """
         self._returned = self._executed(context).begin()
         return self._returned
 
+    @reports_errors
     def submit_again(self, context: Context, event: Any, submission: dict[str, Any] | None = None) -> Any:
         """Submit a run that found no room, or no server, before; called by Airflow when the trigger has fired."""
         self._returned = self._executed(context).submit_again(event, submission)
         return self._returned
 
+    @reports_errors
     def execute_found(
         self, context: Context, event: Any, submission: dict[str, Any] | None = None, earlier: bool | None = None
     ) -> Any:
@@ -250,6 +299,7 @@ class DifyRunWorkflowOperator(BaseOperator):
         self._returned = self._executed(context).searched_in_triggerer(event, submission, earlier=earlier)
         return self._returned
 
+    @reports_errors
     def execute_complete(
         self,
         context: Context,
@@ -259,7 +309,7 @@ class DifyRunWorkflowOperator(BaseOperator):
         end_time: float | None = None,
         user: str | None = None,
     ) -> Any:
-        """Take up the task when the wait in the triggerer has ended.
+        """Resume the task when the wait in the triggerer has ended.
 
         :param event: The trigger's event.
         :param workflow_run_id: The run; by default the event's.
@@ -273,6 +323,16 @@ class DifyRunWorkflowOperator(BaseOperator):
         self._returned = outputs = execution.waited_in_triggerer(event, workflow_run_id, task_id, end_time, user)
         return outputs
 
+    @reports_errors
+    def execute_answered(self, context: Context, event: Any, kept: dict[str, Any] | None = None) -> Any:
+        """Send to Dify what a person has answered, and go on; called by Airflow when a question needs no more waiting.
+
+        :param event: The trigger's event, or Airflow's own, which carries the answer and nothing else.
+        :param kept: What the task knew when it was deferred.
+        """
+        self._returned = self._executed(context).answered(event, kept)
+        return self._returned
+
     def on_kill(self) -> None:
         """Stop the run when the task is killed on a worker."""
         execution = self._execution or self._deferred()
@@ -282,7 +342,7 @@ class DifyRunWorkflowOperator(BaseOperator):
     def _deferred(self) -> Execution | None:
         """Return the try as it was deferred, where Airflow kills the task before it resumes it.
 
-        Airflow 2 does so where ``execution_timeout`` strikes between the trigger's event and the worker's start.
+        Airflow 2 does so where ``execution_timeout`` passes between the trigger's event and the worker's start.
         """
         from airflow.providers.common.compat.sdk import get_current_context
 
@@ -291,8 +351,8 @@ class DifyRunWorkflowOperator(BaseOperator):
         except Exception:
             # There is none before a task's process has got that far: nothing has been submitted then.
             return None
-        kept = getattr(context["ti"], "next_kwargs", None)
-        if not isinstance(kept, dict):
+        kept = deferred_arguments(context["ti"])
+        if kept is None:
             return None
         execution = self._executed(context)
         execution.recall(kept)
@@ -305,7 +365,7 @@ class DifyRunWorkflowOperator(BaseOperator):
 
     def get_openlineage_facets_on_start(self) -> OperatorLineage[Any, Any]:
         """Return which workflow is to run and which files go in; called by Airflow's OpenLineage provider."""
-        from airflow_provider_dify.operators.lineage import lineage_before
+        from airflow_provider_dify.runtime.lineage import lineage_before
 
         return lineage_before(self)
 
@@ -314,7 +374,7 @@ class DifyRunWorkflowOperator(BaseOperator):
 
         :param task_instance: The task instance, of which nothing is needed.
         """
-        from airflow_provider_dify.operators.lineage import lineage_after
+        from airflow_provider_dify.runtime.lineage import lineage_after
 
         return lineage_after(self, self._returned)
 

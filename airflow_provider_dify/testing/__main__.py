@@ -81,6 +81,7 @@ def describe(server: DifyServer) -> str:
             f"Airflow connection to {app.name} (export AIRFLOW_CONN_DIFY_DEFAULT='...'):",
             f"  {json.dumps(connection)}",
             "",
+            *_knowledge(server),
             "Try it:",
             f"  curl -s {server.api_url}{route} -H 'Authorization: Bearer {app.api_key}' \\",
             f"    -H 'Content-Type: application/json' -d '{json.dumps(body)}'",
@@ -88,6 +89,20 @@ def describe(server: DifyServer) -> str:
             "Stop with Ctrl+C.",
         ]
     )
+
+
+def _knowledge(server: DifyServer) -> list[str]:
+    if server.api_contract != "service-api" or not server.datasets:
+        return []
+    connection = {"conn_type": "dify", "host": server.base_url, "password": server.dataset_key}
+    return [
+        "Knowledge bases and their ids:",
+        *(f"  {name}  {dataset_id}" for name, dataset_id in server.datasets.items()),
+        "",
+        "Airflow connection to them (export AIRFLOW_CONN_DIFY_KNOWLEDGE='...'):",
+        f"  {json.dumps(connection)}",
+        "",
+    ]
 
 
 def _example_inputs(app: App) -> dict[str, Any]:
@@ -110,7 +125,7 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="loopback address (default %(default)s)")
     parser.add_argument(
         "--emulate",
-        default="1.14.2",
+        default="1.16.1",
         metavar="V",
         help=f"version: {', '.join(VERSIONS)} (default %(default)s)",
     )

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from airflow_provider_dify.testing.console import Console
 from airflow_provider_dify.testing.gateway import Gateway
+from airflow_provider_dify.testing.knowledge_api import KnowledgeApi
 from airflow_provider_dify.testing.service import Service
 from airflow_provider_dify.testing.service_api import ServiceApi
 from airflow_provider_dify.testing.workflow_runs_api import WorkflowRunsApi
@@ -21,7 +22,10 @@ def build_app(service: Service, api_contract: str) -> tuple[web.Application, Gat
     api: ServiceApi | WorkflowRunsApi = ServiceApi(service) if streams else WorkflowRunsApi(service)
     app = web.Application(client_max_size=_MAX_BODY)
     points = {}
-    for method, path, handler, point in [*api.routes(), *(Console(service).routes() if streams else ())]:
+    routes = [*api.routes(), *(Console(service).routes() if streams else ())]
+    if streams and service.version.knowledge:
+        routes += KnowledgeApi(service).routes()
+    for method, path, handler, point in routes:
         app.router.add_route(method, path, handler)
         if method == "GET":
             app.router.add_route("HEAD", path, handler)

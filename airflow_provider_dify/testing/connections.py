@@ -9,7 +9,7 @@ from typing import cast
 
 
 class ConnectionSlots:
-    """The request slots of one server. With all taken, a further request waits before it is looked at.
+    """The request slots of one server. With all taken, a further request waits before it is read.
 
     :param limit: number of slots, None for no limit.
     """

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from airflow_provider_dify.testing.apps import App
-from airflow_provider_dify.testing.events import EventBodies, form_content
+from airflow_provider_dify.testing.events import EventBodies
 from airflow_provider_dify.testing.files import FileStore, InvalidFileError
 from airflow_provider_dify.testing.inputs import CrashingInputs, RefusedInputs, check_inputs
+from airflow_provider_dify.testing.pausing import Pause, Pauses
 from airflow_provider_dify.testing.runs import ACTIVE, PING, EndUser, Event, Execution, Form, Row, Run
 from airflow_provider_dify.testing.templates import as_text, render
-from airflow_provider_dify.testing.versions import PING_INTERVAL, STOP_DELAY, STOP_NOTICE_DELAY, Version
+from airflow_provider_dify.testing.versions import LATE_ROW_DELAY, PING_INTERVAL, STOP_DELAY, STOP_NOTICE_DELAY, Version
 from airflow_provider_dify.testing.workflows import Step, Workflow, evaluate
 
 STOP_OUTCOMES = ("failed", "stopped", "stuck", "aborted")
 """How a stop may end.
 
 `failed`: the stream says `failed`, `Aborted: User requested stop`; `stopped`: it says `stopped`, `Stopped by
-user.`; `stuck`: it says `stopped`, and the row stays `running` for ever. On 1.14.2 the row says `stopped`
-after the first two. `aborted`, of 1.16.1: stream and row say `stopped`, `Aborted: User requested stop`.
+user.`; `stuck`: it says `stopped`, and the row stays `running` permanently. 1.14.2 as released is always `stuck`; a
+later build of the same number mostly says one of the first two, and its row `stopped`. `aborted`, of 1.16.1: stream
+and row say `stopped`, `Aborted: User requested stop`.
 """
 
 _ABORTED = "Aborted: User requested stop"
@@ -61,10 +62,11 @@ class Engine:
         limit.
     :param time_scale: factor on every duration.
     :param stop_outcome: one of `STOP_OUTCOMES`.
-    :param app_max_execution_time: seconds, before `time_scale`, after which whoever listens to a run is told
+    :param app_max_execution_time: seconds, before `time_scale`, after which whoever listens to a run is informed
         that it was stopped.
     :param workflow_max_execution_time: seconds, before `time_scale`, after which a run fails when a node
         ends.
+    :param resume_stops: whether a run that is resumed ends `stopped`.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class Engine:
         stop_outcome: str,
         app_max_execution_time: float,
         workflow_max_execution_time: float,
+        resume_stops: bool = False,
     ) -> None:
         self._version = version
         self._files = files
@@ -86,8 +89,8 @@ class Engine:
         self._app_limit = app_max_execution_time
         self._workflow_limit = workflow_max_execution_time
         self.bodies = EventBodies(version)
+        self.pauses = Pauses(version, self.bodies, resume_stops=resume_stops)
         self.runs: dict[str, Run] = {}
-        self.forms: dict[str, Form] = {}
         self._end_users: dict[tuple[str, str], EndUser] = {}
         self._active: Counter[str] = Counter()
         self._waiting: deque[Run] = deque()
@@ -157,18 +160,26 @@ class Engine:
         self.runs[run.id] = run
         self._spawn(self._in_line(run, files, delay))
 
-    def resume(self, form: Form, action: str, inputs: Mapping[str, Any]) -> None:
-        """Continue a paused run with the answer of a human."""
-        form.submitted = True
-        form.run.answer = (action, {name: inputs[name] for name in form.definition.fields})
-        self._spawn(self._in_line(form.run, [], 0.0))
+    def resume(self, form: Form, action: str, values: Mapping[str, Any]) -> None:
+        """Continue a paused run with the answer of a human: a value for each field."""
+        if self.pauses.answer(form, action, values):
+            self._spawn(self._in_line(form.run, [], 0.0))
+
+    def expire(self, form: Form) -> None:
+        """Continue a paused run since nobody has answered its form in time."""
+        if self.pauses.expire(form):
+            self._spawn(self._in_line(form.run, [], 0.0))
 
     def stop(self, task_id: str) -> None:
-        """Stop the running run of that task; anything else has no effect."""
+        """Stop the running run of that task; a paused one is stopped when it resumes, where the version does so."""
         for run in self.runs.values():
-            if run.task_id == task_id and run.status == "running" and not run.stopping:
+            if run.task_id != task_id or run.stopping:
+                continue
+            if run.status == "running":
                 run.stopping = True
                 self._spawn(self._abort_later(run))
+            elif run.status == "paused" and self._version.stop_reaches_paused_runs:
+                run.stopping = run.stopped_in_pause = True
 
     def witness(self, run: Run, event: Event) -> None:
         """Note that a listener has seen an event; where listeners keep the rows, the last one settles it."""
@@ -281,6 +292,8 @@ class Engine:
         try:
             for step in run.app.workflow.plan()[run.position :]:
                 overtime = run.overtime
+                if run.position and run.aborted.is_set():
+                    raise _Aborted
                 await self._node(run, step)
                 run.position += 1
                 if overtime:
@@ -309,8 +322,8 @@ class Engine:
             run.scope = run.inputs | {"sys": system}
             if self._version.logs_running:
                 run.logged_at = now
-        run.row.status = "running"
-        run.publish(self.bodies.workflow_started(run, "resumption" if run.answer else "initial"))
+        run.row.status, run.row.total_steps = "running", 0
+        run.publish(self.bodies.workflow_started(run, "resumption" if run.forms else "initial"))
 
     async def _ping(self, run: Run) -> None:
         while True:
@@ -318,11 +331,16 @@ class Engine:
             run.publish(PING)
 
     def _give_up_listening(self, run: Run) -> None:
-        run.publish(self.bodies.workflow_finished(run, "stopped", {}, _STOPPED, time.time()))
+        error = f"App execution exceeded {self._app_limit:g} seconds"
+        told = error if self._version.app_limit_stops_runs else _STOPPED
+        run.publish(self.bodies.workflow_finished(run, "stopped", {}, told, time.time()))
         run.muted = True
+        if self._version.app_limit_stops_runs:
+            run.app_overtime = f"Aborted: {error}"
+            self._spawn(self._abort_later(run, LATE_ROW_DELAY))
 
-    async def _abort_later(self, run: Run) -> None:
-        await asyncio.sleep(STOP_DELAY * self._scale)
+    async def _abort_later(self, run: Run, delay: float = STOP_DELAY) -> None:
+        await asyncio.sleep(delay * self._scale)
         run.aborted.set()
 
     async def _sleep(self, run: Run, seconds: float) -> None:
@@ -335,8 +353,8 @@ class Engine:
         raise _Aborted
 
     async def _node(self, run: Run, step: Step) -> None:
-        if step.human_input:
-            await self._human_node(run, step)
+        if step.asks_human():
+            self._human_nodes(run, step.steps if step.type == "parallel" else [step])
             return
         workflow = run.app.workflow
         is_start = step is workflow.start or step.type == "start"
@@ -474,54 +492,12 @@ class Engine:
         if execution.status == "failed":
             raise _StepFailed(execution.error)
 
-    async def _human_node(self, run: Run, step: Step) -> None:
-        assert step.human_input is not None
-        run.steps += 1
-        if run.answer is None or run.form is None or run.form.execution.step is not step:
-            self._pause(run, Execution(step, str(uuid.uuid4()), time.time()))
-        form, (action, submitted) = run.form, run.answer  # type: ignore[misc]
-        assert form is not None
-        execution = form.execution
-        execution.status, execution.started_at = "running", time.time()
-        run.publish(self.bodies.node_started(run, execution))
-        content = form_content(form, run)
-        for name, value in submitted.items():
-            content = content.replace("{{#" + f"$output.{name}" + "#}}", str(value))
-        if self._version.tells_filled_forms:
-            run.publish(self.bodies.human_input_form_filled(run, form, content, action, submitted))
-        execution.inputs = {name: {"value_type": "string", "value": value} for name, value in submitted.items()}
-        execution.outputs = run.scope[step.node_id] = {
-            **submitted,
-            "__action_id": action,
-            "__rendered_content": content,
-            "__action_value": step.human_input.actions[action],
-        }
-        self._publish_text(run)
-        execution.end("succeeded", time.time())
-        run.publish(self.bodies.node_finished(run, execution))
-        run.answer = None
-
-    def _pause(self, run: Run, execution: Execution) -> None:
-        definition = execution.step.human_input
-        assert definition is not None
-        assert run.row is not None
-        run.executions.append(execution)
-        run.publish(self.bodies.node_started(run, execution))
-        form = Form(
-            definition,
-            run,
-            execution,
-            id=str(uuid.uuid4()),
-            token=secrets.token_urlsafe(16)[:22].replace("-", "a").replace("_", "b"),
-            expires_at=int(time.time() + definition.hours * 3600),
-        )
-        run.form = self.forms[form.token] = form
-        execution.end("paused", time.time())
-        run.status = run.row.status = "paused"
-        run.row.total_steps = run.steps
-        run.publish(self.bodies.human_input_required(run, form))
-        run.publish(self.bodies.workflow_paused(run, form))
-        raise _Paused
+    def _human_nodes(self, run: Run, steps: Sequence[Step]) -> None:
+        came = self.pauses.visit(run, steps, self._publish_text)
+        if came is Pause.WAITS:
+            raise _Paused
+        if came is Pause.STOPPED:
+            raise _Aborted
 
     def _publish_text(self, run: Run) -> None:
         for text, selector in run.text.ready(run.scope):
@@ -535,7 +511,8 @@ class Engine:
     def _finish_ended(self, run: Run) -> None:
         if run.overtime:
             kept = run.yielded if self._version.overtime_keeps_outputs else {}
-            self._finish(run, "failed", kept, run.overtime, row_status=self._version.overtime_row_status)
+            status, row_status = self._version.overtime_status, self._version.overtime_row_status
+            self._finish(run, status, kept, run.overtime, row_status=row_status)
         elif run.exceptions and any(item.status == "exception" for item in run.executions):
             self._finish(run, "partial-succeeded", run.yielded, None)
         else:
@@ -559,12 +536,15 @@ class Engine:
     async def _finish_stopped(self, run: Run) -> None:
         now = time.time()
         outcome = self._stop_outcome
-        if run.shut_down or outcome == "aborted":
-            self._finish(run, "stopped", {}, _SHUT_DOWN if run.shut_down else _ABORTED)
+        if run.stopped_in_pause:
+            run.publish(self.bodies.workflow_finished(run, "stopped", {}, _STOPPED, now))
+            run.muted = True
+            await asyncio.sleep(LATE_ROW_DELAY * self._scale)
+        if run.shut_down or run.app_overtime or outcome == "aborted":
+            self._finish(run, "stopped", {}, _SHUT_DOWN if run.shut_down else run.app_overtime or _ABORTED)
             return
         run.status, run.finished_at, run.error = "stopped", now, _ABORTED
-        stuck = outcome == "stuck" and (run.has_audience() or not self._version.worker_queue)
-        if not stuck and not self._version.listener_persists:
+        if outcome != "stuck" and not self._version.listener_persists:
             self._settle(run, "stopped", {}, _ABORTED, now)
         if outcome == "failed":
             run.publish(self.bodies.workflow_finished(run, "failed", {}, _ABORTED, now))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from airflow_provider_dify.testing.runs import PING, Event, Execution, Form, Run
 from airflow_provider_dify.testing.versions import Version
+from airflow_provider_dify.testing.workflows import HumanInput
 
 _PARALLEL_KEYS = (
     "parallel_id",
@@ -84,21 +85,21 @@ class EventBodies:
         event["data"]["elapsed_time"] = row.elapsed
         return _replayed(event, run.id)
 
-    def workflow_paused(self, run: Run, form: Form) -> Event:
+    def workflow_paused(self, run: Run, forms: Sequence[Form]) -> Event:
         """Return the event that ends the stream of a run which waits for a human."""
         assert run.segment_started_at is not None
-        reason = {"TYPE": "human_input_required", **self._form_data(form, run)}
+        reasons = [{"TYPE": "human_input_required", **self._form_data(form, run)} for form in forms]
         return _event(
             "workflow_paused",
             run,
             {
                 "workflow_run_id": run.id,
-                "paused_nodes": [form.execution.step.node_id],
+                "paused_nodes": [form.execution.step.node_id for form in forms],
                 "outputs": {},
-                "reasons": [reason],
+                "reasons": reasons,
                 "status": "paused",
                 "created_at": int(run.segment_started_at),
-                "elapsed_time": round(form.execution.started_at - run.segment_started_at, 6),
+                "elapsed_time": round(forms[0].execution.started_at - run.segment_started_at, 6),
                 "total_tokens": run.tokens,
                 "total_steps": run.steps,
             },
@@ -112,7 +113,8 @@ class EventBodies:
 
     def _form_data(self, form: Form, run: Run) -> dict[str, Any]:
         data = _form_data(form, run)
-        return {**data, "approval_channels": ["console"]} if self._version.approval_channels else data
+        channels = list(form.definition.channels)
+        return {**data, "approval_channels": channels} if self._version.approval_channels else data
 
     def human_input_form_filled(
         self, run: Run, form: Form, content: str, action: str, submitted: Mapping[str, Any]
@@ -183,7 +185,7 @@ class EventBodies:
             "execution_metadata": metadata,
             "created_at": int(execution.started_at),
             "finished_at": int(execution.finished_at or execution.started_at),
-            "files": [],
+            "files": execution.files,
             "iteration_id": execution.iteration_id,
             "loop_id": execution.loop_id,
         }
@@ -242,10 +244,8 @@ class EventBodies:
         return _event("text_chunk", run, {"text": text, "from_variable_selector": selector})
 
     def refused_inputs(self, run: Run, message: str) -> list[Event]:
-        """Return what a stream says of inputs that a worker refused: an error event without code and ids, or a pair."""
-        if self._version.synthetic_refusals:
-            return self._synthetic_pair(run, message)
-        return [{"event": "error", "message": message, "status": 500}]
+        """Return what a stream says of inputs that a worker refused: nothing, or a pair of events."""
+        return self._synthetic_pair(run, message) if self._version.synthetic_refusals else []
 
     def refused_graph(self, run: Run, message: str) -> list[Event]:
         """Return what a stream says of a graph that cannot be built."""
@@ -301,27 +301,37 @@ class EventBodies:
                 for key in ("inputs_truncated", "process_data_truncated", "outputs_truncated"):
                     del ended["data"][key]
                 events.append(ended)
-        if run.status == "paused" and run.form:
-            raw = run.form.definition.form_content
-            required = self.human_input_required(run, run.form)
-            required["data"]["form_content"] = raw
-            paused = self.workflow_paused(run, run.form)
-            paused["data"]["reasons"][0]["form_content"] = raw
+        waiting = [form for form in run.forms if form.answer is None]
+        if run.status == "paused" and waiting:
+            required = [self.human_input_required(run, form) for form in waiting]
+            paused = self.workflow_paused(run, waiting)
+            if not self._version.forms_are_nodes:
+                told = zip(required, paused["data"]["reasons"], waiting, strict=True)
+                for event, reason, form in told:
+                    event["data"]["form_content"] = reason["form_content"] = form.definition.form_content
             paused["data"] |= {"created_at": int(run.created_at), "elapsed_time": 0.0}
-            events += [required, paused]
+            events += [*required, paused]
         return [_replayed(event, task_id) for event in events]
 
 
 def form_inputs(form: Form) -> list[dict[str, Any]]:
     """Return a form's fields as the API describes them."""
-    return [
-        {
-            "output_variable_name": name,
-            "type": "paragraph",
-            "default": {"type": "constant", "selector": [], "value": value},
+    return [_form_input(form.definition, name) for name in form.definition.fields]
+
+
+def _form_input(definition: HumanInput, name: str) -> dict[str, Any]:
+    kind = definition.type_of(name)
+    described: dict[str, Any] = {"output_variable_name": name, "type": kind}
+    if kind == "select":
+        constant = {"type": "constant", "selector": [], "value": definition.options_of(name)}
+        return described | {"option_source": constant}
+    if kind == "file":
+        return described | {
+            "allowed_file_types": definition.file_types_of(name),
+            "allowed_file_extensions": [],
+            "allowed_file_upload_methods": ["local_file", "remote_url"],
         }
-        for name, value in form.definition.fields.items()
-    ]
+    return described | {"default": {"type": "constant", "selector": [], "value": definition.fields[name]}}
 
 
 def form_actions(form: Form) -> list[dict[str, Any]]:
@@ -348,7 +358,7 @@ def _form_data(form: Form, run: Run) -> dict[str, Any]:
         "form_content": form_content(form, run),
         "inputs": form_inputs(form),
         "actions": form_actions(form),
-        "form_token": form.token,
+        "form_token": form.token if "console" in form.definition.channels else None,
         "resolved_default_values": {},
         "expiration_time": form.expires_at,
     }

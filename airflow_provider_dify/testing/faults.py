@@ -15,9 +15,17 @@ POINTS = (
     "info",
     "parameters",
     "file",
+    "datasets",
+    "document_upload",
+    "document_list",
+    "document_metadata",
+    "document_status",
+    "document_delete",
+    "indexing_status",
     "any",
 )
-"""Where a fault can strike. `file` is a signed URL; `any` is every route, forms and files included."""
+"""Where a fault can strike. `file` is a signed URL; those from `datasets` on are of the knowledge API; `any` is every
+route, forms and files included."""
 
 REFUSALS = frozenset({"status", "too_many_requests", "login_page", "redirect", "body", "reset_before", "hang"})
 """Kinds that strike before the request is acted on."""
@@ -31,7 +39,10 @@ STREAM_FAULTS = frozenset({"cut", "lose_events"})
 ROW_FAULTS = frozenset({"stale_row", "unknown_row"})
 """Kinds that falsify what GET says of a run. They are counted by run, not by request."""
 
-KINDS = REFUSALS | LOST_ANSWERS | STREAM_FAULTS | ROW_FAULTS | {"queue_delay", "stop_without_effect"}
+INDEXING_FAULTS = frozenset({"stuck_in_queue", "parse_error", "slow_indexing"})
+"""Kinds that strike a document of a knowledge base after its upload."""
+
+KINDS = INDEXING_FAULTS | REFUSALS | LOST_ANSWERS | STREAM_FAULTS | ROW_FAULTS | {"queue_delay", "stop_without_effect"}
 
 _PLACES: Mapping[str, tuple[str, ...]] = {
     "cut": ("submit", "events", "any"),
@@ -40,9 +51,10 @@ _PLACES: Mapping[str, tuple[str, ...]] = {
     "unknown_row": ("get_run", "any"),
     "queue_delay": ("submit", "any"),
     "stop_without_effect": ("stop", "any"),
+    **dict.fromkeys(INDEXING_FAULTS, ("document_upload", "any")),
 }
 
-_TIMED = ("stall", "queue_delay", "stale_row", "unknown_row")
+_TIMED = ("stall", "queue_delay", "stale_row", "unknown_row", "slow_indexing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +71,7 @@ class Fault:
         - `reset_before`: the connection is reset; nothing was accepted.
         - `accept_then_reset`: the request is really acted on, then the connection is reset before any byte.
         - `stall`: the request is acted on, and no byte comes for `seconds`.
-        - `hang`: no answer at all, nothing accepted; for ever unless `seconds` is given.
+        - `hang`: no answer at all, nothing accepted; without end unless `seconds` is given.
         - `cut`: a stream breaks after `after_events` events (pings do not count), or after `after_bytes`
           bytes; with a reset, or with a clean end (`clean=True`).
         - `lose_events`: the events named in `events`, and the first `first_events` of any name, are not
@@ -72,9 +84,12 @@ class Fault:
         - `login_page`: a page of HTML with 200, as from a gateway that wants a login.
         - `redirect`: a 302 to `url`.
         - `stop_without_effect`: a stop says success and changes nothing.
+        - `stuck_in_queue`: the uploaded document stays `waiting`, until `start_indexing`.
+        - `parse_error`: the uploaded document ends as `error`, with `message`.
+        - `slow_indexing`: the indexing of the uploaded document takes `seconds`.
         - `body`: `body` with `content_type`, status 200 unless given.
 
-    :param times: how many requests it strikes, None for ever.
+    :param times: how many requests it applies to, None for all.
     :param after: how many matching requests it lets pass first.
     :param user: strikes only requests of this `user`.
     :param seconds: wall-clock seconds, never scaled by `time_scale`.
@@ -119,7 +134,7 @@ class Fault:
         if isinstance(self.events, str):
             raise ValueError("fault 'lose_events': events must be a collection of names, not one text")
         if self.times is not None and self.times < 1:
-            raise ValueError("fault: times must be 1 or more, or None for ever")
+            raise ValueError("fault: times must be 1 or more, or None for no limit")
 
 
 @dataclass(slots=True)

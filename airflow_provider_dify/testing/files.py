@@ -34,7 +34,7 @@ _TYPES = {
 _UNREACHABLE_AFTER = 3.5
 
 URL_SECONDS = 300.0
-"""Seconds for which a signed URL is good, unless a server is told otherwise."""
+"""Seconds for which a signed URL is good, unless a server is set up otherwise."""
 
 
 class InvalidFileError(ValueError):
@@ -118,8 +118,10 @@ class FileStore:
             stored.mime_type,
             stored.content.size if file.size is None else file.size,
         )
-        described |= {"remote_url": "", "related_id": stored.id, "url": file.url or self._signed_url(stored.id)}
-        return described | ({"reference": None} if version.file_references else {"tenant_id": TENANT_ID})
+        described |= {"related_id": stored.id, "url": file.url or self._signed_url(stored.id)}
+        if version.file_references:
+            return described | {"remote_url": None, "reference": _reference(stored.id)}
+        return described | {"remote_url": "", "tenant_id": TENANT_ID}
 
     def renewed(self, value: Any) -> Any:
         """Return inputs or outputs with new signatures, as each answer to GET run has them."""
@@ -147,35 +149,38 @@ class FileStore:
         return self._files.get(file_id)
 
     async def resolve(
-        self, value: Mapping[str, Any], version: Version, end_user: EndUser, allowed: Sequence[str]
+        self, value: Mapping[str, Any], version: Version, end_user: EndUser | None, allowed: Sequence[str]
     ) -> dict[str, Any]:
         """Return the file object that a run sees for an input value.
+
+        :param end_user: whose upload it must be where the version minds; None: anybody's.
 
         :raises InvalidFileError: for an unknown upload, one of another user where the version minds, a wrong
             type, an unreachable URL.
         """
-        kind, method = value.get("type"), value.get("transfer_method")
-        if not kind:
+        method = value.get("transfer_method")
+        if not value.get("type") and method != "remote_url":
             raise InvalidFileError("Invalid file type: None")
         if method == "local_file":
             return self._local(value, version, end_user, allowed)
         if method == "remote_url":
             return await self._remote(value, version, allowed)
-        raise InvalidFileError(f"Invalid file transfer method: {method}")
+        raise InvalidFileError(f"{method!r} is not a valid FileTransferMethod")
 
     def _local(
-        self, value: Mapping[str, Any], version: Version, end_user: EndUser, allowed: Sequence[str]
+        self, value: Mapping[str, Any], version: Version, end_user: EndUser | None, allowed: Sequence[str]
     ) -> dict[str, Any]:
-        stored = self._files.get(str(value.get("upload_file_id")))
-        if stored is None or not (version.foreign_files or stored.owner == end_user):
+        file_id = str(value.get("upload_file_id") or "")
+        if file_id and not is_uuid(file_id):
+            raise InvalidFileError("Invalid upload file id format")
+        stored = self._files.get(file_id)
+        if stored is None or not (version.foreign_files or end_user in (None, stored.owner)):
             raise InvalidFileError("Invalid upload file")
         _check_type(str(value["type"]), stored.extension, allowed)
         common = _described(value, stored.name, stored.mime_type, stored.content.size)
         common |= {"related_id": stored.id, "url": self._signed_url(stored.id)}
         if version.file_references:
-            record = json.dumps({"record_id": stored.id}, separators=(",", ":")).encode()
-            reference = "dify-file-ref:" + base64.urlsafe_b64encode(record).decode()
-            return common | {"remote_url": "", "reference": reference}
+            return common | {"remote_url": "", "reference": _reference(stored.id)}
         return common | {"tenant_id": TENANT_ID, "remote_url": stored.source_url}
 
     async def _remote(self, value: Mapping[str, Any], version: Version, allowed: Sequence[str]) -> dict[str, Any]:
@@ -189,6 +194,8 @@ class FileStore:
                 raise InvalidFileError(f"Reached maximum retries (3) for URL {url}")
             size = len(self._remote_files[url])
         name = PurePosixPath(urlsplit(url).path).name
+        if not value.get("type"):
+            raise InvalidFileError(f"File validation failed for file: {name}")
         _check_type(str(value["type"]), PurePosixPath(name).suffix.lstrip("."), allowed)
         mime_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
         common = _described(value, name, mime_type, size)
@@ -209,6 +216,15 @@ class FileStore:
         return base64.urlsafe_b64encode(digest).decode()
 
 
+def is_uuid(text: str) -> bool:
+    """Whether a text is a UUID, as Dify's database understands it."""
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _described(value: Mapping[str, Any], name: str, mime_type: str, size: int) -> dict[str, Any]:
     return {
         "dify_model_identity": "__dify__file__",
@@ -220,6 +236,11 @@ def _described(value: Mapping[str, Any], name: str, mime_type: str, size: int) -
         "mime_type": mime_type,
         "size": size,
     }
+
+
+def _reference(file_id: str) -> str:
+    record = json.dumps({"record_id": file_id}, separators=(",", ":")).encode()
+    return "dify-file-ref:" + base64.urlsafe_b64encode(record).decode()
 
 
 def _check_type(wanted: str, extension: str, allowed: Sequence[str]) -> None:

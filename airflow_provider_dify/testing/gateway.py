@@ -1,4 +1,4 @@
-"""What stands in front of the routes: the ledger, the connection slots, outages, faults, error answers."""
+"""What stands in front of the routes: the record, the connection slots, outages, faults, error answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from airflow_provider_dify.testing.streams import is_connected
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _HANG_CHECK = 0.05
-_PAGE = "<html>\r\n<head><title>{0}</title></head>\r\n<body>\r\n<center><h1>{0}</h1></center>\r\n</body>\r\n</html>\r\n"
+_PAGE = (
+    "<html>\r\n<head><title>{0}</title></head>\r\n<body>\r\n<center><h1>{0}</h1></center>\r\n"
+    "<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
+)
 _REASONS = {
     429: "Too Many Requests",
     500: "Internal Server Error",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
@@ -22,20 +21,11 @@ _KEYS = (
 _KEYWORD_LENGTH = 30
 
 
-def is_uuid(text: str) -> bool:
-    """Whether a text is a UUID, as Dify's database understands it."""
-    try:
-        uuid.UUID(text)
-    except ValueError:
-        return False
-    return True
-
-
 def run_body(run: Run | None, version: Version, files: FileStore) -> dict[str, Any]:
     """Return the body of GET run.
 
     :param run: the run; None for an unknown one, one of another app, and one that has no row yet.
-    :param files: what signs the URLs of files, anew for each answer.
+    :param files: what signs the URLs of files, again for each answer.
     :raises ApiError: the 404 of versions that have one.
     """
     row = run.row if run else None

@@ -34,7 +34,7 @@ class EndUser:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run as the server's books have it, whatever its clients were told.
+    """One run as the server's books have it, whatever its clients were sent.
 
     :param id: the run id. It exists from submission, though a client may learn it much later, or never.
     :param task_id: the task id, by which the run is stopped.
@@ -43,7 +43,7 @@ class RunRecord:
     :param inputs: the inputs as sent.
     :param status: what is true: `queued`, `running`, `paused`, `succeeded`, `partial-succeeded`, `failed`,
         `stopped`, or `lost` when its worker or server died.
-    :param row_status: what GET run says, which may be `running` for ever; None while there is no row.
+    :param row_status: what GET run says, which may be `running` permanently; None while there is no row.
     :param listed: whether the workflow logs show it.
     :param created_at: unix time of the submission, float seconds.
     :param started_at: unix time at which it began to execute, None while queued.
@@ -97,6 +97,7 @@ class Execution:
     process_data: Mapping[str, Any] | None = field(default_factory=dict)
     error: str | None = None
     metadata: Mapping[str, Any] | None = None
+    files: list[Any] = field(default_factory=list)
     finished_at: float | None = None
     elapsed: float = 0.0
     iteration_id: str | None = None
@@ -111,7 +112,12 @@ class Execution:
 
 @dataclass(slots=True)
 class Form:
-    """A human-input form that waits for its answer, or had it."""
+    """A human-input form that waits for its answer, or had it.
+
+    :param answer: action and values, once there are some.
+    :param done: whether the run has taken the answer.
+    :param expired: whether its time is over, which is an answer too.
+    """
 
     definition: HumanInput
     run: Run
@@ -119,7 +125,9 @@ class Form:
     id: str
     token: str
     expires_at: int
-    submitted: bool = False
+    answer: tuple[str, Mapping[str, Any]] | None = None
+    done: bool = False
+    expired: bool = False
 
 
 class Listener:
@@ -178,10 +186,12 @@ class Run:
         self.text = TextStream(app.workflow)
         self.yielded: dict[str, Any] = {}
         self.overtime: str | None = None
-        self.form: Form | None = None
-        self.answer: tuple[str, Mapping[str, Any]] | None = None
+        self.forms: list[Form] = []
+        self.has_paused = self.is_resuming = False
         self.aborted = asyncio.Event()
         self.stopping = False
+        self.stopped_in_pause = False
+        self.app_overtime: str | None = None
         self.shut_down = False
         self.task: asyncio.Task[None] | None = None
         self.stale_seconds = 0.0
@@ -194,7 +204,7 @@ class Run:
         return listener
 
     def publish(self, event: Event) -> None:
-        """Hand an event to every reader, unless the readers have been told already that the run is over."""
+        """Hand an event to every reader, unless the readers know already that the run is over."""
         if self.muted:
             return
         for listener in self.listeners:

@@ -9,12 +9,13 @@ import os
 import socket
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
 from aiohttp import web
 
+from airflow_provider_dify.testing.answering import Forms
 from airflow_provider_dify.testing.app import API_CONTRACTS, build_app
 from airflow_provider_dify.testing.apps import App, make_app
 from airflow_provider_dify.testing.connections import ConnectionSlots, reset
@@ -22,6 +23,8 @@ from airflow_provider_dify.testing.engine import Engine
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.files import URL_SECONDS, FileStore
 from airflow_provider_dify.testing.gateway import Gateway
+from airflow_provider_dify.testing.knowledge import KnowledgeBases
+from airflow_provider_dify.testing.knowledge_controls import KnowledgeControls
 from airflow_provider_dify.testing.runs import RunRecord
 from airflow_provider_dify.testing.service import Request, Service
 from airflow_provider_dify.testing.versions import UPLOAD_LIMIT, get_version
@@ -38,7 +41,7 @@ _CALL_TIMEOUT = 30.0
 _T = TypeVar("_T")
 
 
-class DifyServer:
+class DifyServer(KnowledgeControls):
     """A Dify server on the loopback interface, in a daemon thread with its own event loop.
 
     It speaks the Service API as a real server of the emulated version does, quirks included, or the
@@ -48,9 +51,9 @@ class DifyServer:
     :param workflows: the workflows to offer, one app each; default: `builtin_workflows()`.
     :param emulate: version, `1.9.1`, `1.11.2`, `1.14.2` or `1.16.1`.
     :param api_contract: `service-api` or `workflow-runs`.
-    :param connections: request slots. With all taken, every further request waits before it is looked at, as
+    :param connections: request slots. With all taken, every further request waits before it is read, as
         with gunicorn's `SERVER_WORKER_CONNECTIONS`; None for no limit.
-    :param worker_slots: streaming runs that execute at a time on 1.14.2, None for no limit. Others wait: no
+    :param worker_slots: streaming runs that execute at a time on 1.14.2 and 1.16.1, None for no limit. Others wait: no
         row, no log, one ping. Runs of other versions and blocking runs do not queue.
     :param time_scale: factor on every duration: steps, pings (10 s), idle limit (300 s), delays. 0.01 makes
         tests fast; timestamps and `elapsed_time` stay wall-clock. `seconds` of a fault are never scaled.
@@ -58,9 +61,9 @@ class DifyServer:
     :param port: 0 takes a free one at `start`; outages do not change it.
     :param stop_outcome: what a stop does where real servers vary: `failed`, `stopped` or `stuck` (see
         `engine.STOP_OUTCOMES`). Default: what was observed most often on the version. 1.9.1 knows no `stuck`,
-        and 1.11.2 nothing else.
-    :param app_max_execution_time: seconds, before `time_scale`, after which a client is told that its run was
-        stopped, while the run goes on (1.11.2, 1.14.2).
+        1.11.2 nothing else, and 1.16.1 only `aborted`.
+    :param app_max_execution_time: seconds, before `time_scale`, after which a client is informed that its run was
+        stopped, while the run goes on (1.11.2, 1.14.2); on 1.16.1 the run is stopped too, a moment later.
     :param workflow_max_execution_time: seconds, before `time_scale`, after which a run fails when a node
         ends.
     :param async_streaming: with the `workflow-runs` contract, answer a streaming submission with a stream.
@@ -68,13 +71,17 @@ class DifyServer:
         size. Nothing is ever fetched.
     :param upload_limit: largest accepted upload in MiB, which `/parameters` tells as the limit of documents.
     :param file_url_seconds: wall-clock seconds for which the signed URL of a file is good.
+    :param datasets: names of the knowledge bases that there are from the start.
+    :param plugin_daemon: whether the plugin daemon runs; without it knowledge bases can be neither listed nor read.
+    :param resume_stops: whether a run that is answered ends `stopped`, as on the releases 1.16.0 and 1.16.1. The
+        server of the recordings had the fix that follows them.
     :raises ValueError: for an option that cannot be; the message says what can.
     """
 
     def __init__(
         self,
         workflows: Iterable[Workflow] | None = None,
-        emulate: str = "1.14.2",
+        emulate: str = "1.16.1",
         api_contract: str = "service-api",
         connections: int | None = 10,
         worker_slots: int | None = 4,
@@ -89,6 +96,9 @@ class DifyServer:
         remote_files: Mapping[str, bytes] | None = None,
         upload_limit: int = UPLOAD_LIMIT,
         file_url_seconds: float = URL_SECONDS,
+        datasets: Sequence[str] = ("handbook",),
+        plugin_daemon: bool = True,
+        resume_stops: bool = False,
     ) -> None:
         version = get_version(emulate)
         outcome = stop_outcome or version.stop_outcome
@@ -133,12 +143,14 @@ class DifyServer:
                 stop_outcome=outcome,
                 app_max_execution_time=app_max_execution_time,
                 workflow_max_execution_time=workflow_max_execution_time,
+                resume_stops=resume_stops,
             ),
             files=files,
             upload_limit=upload_limit,
             time_scale=time_scale,
             async_streaming=async_streaming,
             slots=ConnectionSlots(connections),
+            knowledge=KnowledgeBases(tuple(datasets), time_scale, plugin_daemon),
         )
         self._gateway: Gateway | None = None
         self._runner: web.AppRunner | None = None
@@ -242,6 +254,11 @@ class DifyServer:
         return self._call(lambda: [run.record() for run in self._service.engine.active_runs()])
 
     @property
+    def forms(self) -> Forms:
+        """What runs ask people, and what people in Dify answer."""
+        return Forms(self._service, self._call, self._run)
+
+    @property
     def requests(self) -> list[Request]:
         """Every request, in order of arrival."""
         return self._call(lambda: [copy.copy(request) for request in self._service.requests])
@@ -261,7 +278,7 @@ class DifyServer:
         self._call(lambda: self._service.faults.add(fault))
 
     def clear_faults(self) -> None:
-        """Let nothing go wrong any more. What was struck already stays as it is."""
+        """Let nothing go wrong any more. What was hit already stays as it is."""
         self._call(self._service.faults.clear)
 
     def down(self, mode: str = "refuse") -> None:
@@ -285,9 +302,9 @@ class DifyServer:
         self._run(self._open_port())
 
     def kill_workers(self) -> None:
-        """Kill what executes: those runs are `lost`, and their rows stay `running` for ever.
+        """Kill what executes: those runs are `lost`, and their rows stay `running` permanently.
 
-        On 1.14.2 the workers die; streams stay open, silent, and queued runs wait for `start_workers`. The
+        On 1.14.2 and 1.16.1 the workers die; streams stay open, silent, and queued runs wait for `start_workers`. The
         other versions execute in the server process, so there this is `restart()`.
         """
         if self._service.version.worker_queue:
@@ -310,7 +327,7 @@ class DifyServer:
     def restart(self, lose_runs: bool = True) -> None:
         """Kill the server process and start it again at once, on the same port, with the same books.
 
-        :param lose_runs: whether the workers die too. If not, streaming runs of 1.14.2 survive; whatever
+        :param lose_runs: whether the workers die too. If not, streaming runs of 1.14.2 and 1.16.1 survive; whatever
             executes in the server process is lost either way.
         """
         self._run(self._restart(lose_runs))

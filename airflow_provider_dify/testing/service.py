@@ -1,4 +1,4 @@
-"""What the routes of one server share: its apps, its engine, its ledger of requests."""
+"""What the routes of one server share: its apps, its engine, its record of requests."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from airflow_provider_dify.testing.errors import ApiError, unauthorized
 from airflow_provider_dify.testing.events import json_bytes
 from airflow_provider_dify.testing.faults import FaultBox
 from airflow_provider_dify.testing.files import FileStore
+from airflow_provider_dify.testing.knowledge import KnowledgeBases
 from airflow_provider_dify.testing.versions import Version
 
 
@@ -55,8 +56,9 @@ class Service:
     :param async_streaming: whether the `workflow-runs` contract answers a streaming submission with a stream.
     :param faults: what goes wrong on demand.
     :param slots: the connection slots.
+    :param knowledge: the knowledge bases.
     :param outage: None, or how the gateway in front answers: `500`, `502-html`.
-    :param requests: the ledger, oldest first.
+    :param requests: the record, oldest first.
     """
 
     version: Version
@@ -67,6 +69,7 @@ class Service:
     time_scale: float
     async_streaming: bool
     slots: ConnectionSlots
+    knowledge: KnowledgeBases
     faults: FaultBox = field(default_factory=FaultBox)
     outage: str | None = None
     requests: list[Request] = field(default_factory=list)

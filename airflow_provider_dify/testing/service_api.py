@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,20 +17,23 @@ from airflow_provider_dify.testing.engine import RefusedGraph, TooManyRuns
 from airflow_provider_dify.testing.errors import ApiError, crash, invalid_param, unauthorized, unknown_error
 from airflow_provider_dify.testing.events import form_actions, form_content, form_inputs
 from airflow_provider_dify.testing.faults import ROW_FAULTS, Fault
+from airflow_provider_dify.testing.files import is_uuid
+from airflow_provider_dify.testing.forms import form_values
 from airflow_provider_dify.testing.gateway import fault_response
 from airflow_provider_dify.testing.inputs import CrashingInputs, RefusedInputs
 from airflow_provider_dify.testing.multipart import read_form
-from airflow_provider_dify.testing.rows import is_uuid, logs_body, run_body
+from airflow_provider_dify.testing.rows import logs_body, run_body
 from airflow_provider_dify.testing.runs import ENDED, LAST_EVENTS, PING, EndUser, Event, Form, Listener, Run
 from airflow_provider_dify.testing.service import Service, json_response, parse_json
 from airflow_provider_dify.testing.streams import ClientGone, EventStream, is_connected
-from airflow_provider_dify.testing.validation import check_run_body
+from airflow_provider_dify.testing.validation import check_form_body, check_run_body
 from airflow_provider_dify.testing.versions import MEBIBYTE, PING_INTERVAL, USER_LIMIT
 from airflow_provider_dify.testing.workflows import Input, Workflow
 
 _WRONG_MODE = "Please check if your app mode matches the right API route."
 _UNAVAILABLE = "App unavailable, please check your app configurations."
 _DEFAULT_USER = "DEFAULT-USER"
+_FORM_ROUTE = "/form/human_input/<string:form_token>"
 _BLOCKING_KEYS = (
     "id", "workflow_id", "status", "outputs", "error", "elapsed_time", "total_tokens", "total_steps",
     "created_at", "finished_at",
@@ -80,8 +85,9 @@ class ServiceApi:
         end_user = self._end_user(app, body.get("user"))
         _require_workflow_app(app)
         inputs, mode, files = check_run_body(body, self._version)
-        if len(request.headers.get("X-Trace-Session-Id", "")) > 200 and self._version.worker_queue:
-            raise ApiError(400, "bad_request", "X-Trace-Session-Id must not be longer than 200 characters.")
+        trace_session = request.headers.get("X-Trace-Session-Id")
+        if self._version.trace_sessions and trace_session and not 1 <= len(trace_session.strip()) <= 200:
+            raise ApiError(400, "bad_request", "trace_session_id must be 1 to 200 characters after trimming.")
         streaming = mode == "streaming"
         try:
             release = self._engine.admit(app, streaming)
@@ -241,6 +247,7 @@ class ServiceApi:
         if run is None or run.row is None or run.app is not app or run.end_user != user:
             raise ApiError(404, "not_found", "Workflow run not found")
         stream = self._event_stream(request, "events", user.session_id)
+        stream.response.headers["Cache-Control"] = "no-cache"
         listener = run.listen(lambda: is_connected(request))
         try:
             await stream.open()
@@ -273,13 +280,15 @@ class ServiceApi:
             except asyncio.TimeoutError:
                 await stream.send(PING)
                 continue
-            if run.response_mode == "blocking" and run.form is None:
+            if run.response_mode == "blocking" and not run.has_paused:
                 continue
             if event is PING:
                 if not snapshot:
                     await stream.send(PING)
                 continue
             await stream.send(event)
+            if stays and not snapshot and self._version.resumed_live_events_stay_open:
+                continue
             if event["event"] == "workflow_finished" or (event["event"] == "workflow_paused" and not stays):
                 await asyncio.sleep(self._version.close_delay * self._service.time_scale)
                 return
@@ -302,22 +311,30 @@ class ServiceApi:
         app = self._service.authenticate(request)
         body = await _json_object(request)
         self._end_user(app, body.get("user"))
+        inputs, action = check_form_body(body, self._version)
         form = self._form(request)
-        action, inputs = str(body.get("action")), body.get("inputs") or {}
-        if action not in form.definition.actions:
-            raise ApiError(400, "invalid_form_data", f"Invalid action: {action}")
-        missing = [name for name in form.definition.fields if name not in inputs]
-        if missing:
-            raise ApiError(400, "invalid_form_data", f"Missing required inputs: {', '.join(missing)}")
-        self._engine.resume(form, action, inputs)
+        values = await form_values(form.definition, action, inputs, self._version, self._service.files)
+        # Another answer may have come while a file was looked up.
+        self._form(request)
+        self._engine.resume(form, action, values)
         return json_response({})
+
+    def _suggested_routes(self, path: str) -> str:
+        """Return what Dify's framework appends to the message of a 404: routes that are spelled much like the path."""
+        last = f"/api{_FORM_ROUTE}/upload-token" if self._version.form_upload_tokens else f"/console/api{_FORM_ROUTE}"
+        routes = {re.sub("<.*>", "", route): route for route in (f"/v1{_FORM_ROUTE}", f"/api{_FORM_ROUTE}", last)}
+        near = difflib.get_close_matches(path, routes)
+        named = " or ".join(routes[match] for match in near)
+        return f". You have requested this URI [{path}] but did you mean {named} ?" if near else ""
 
     def _form(self, request: web.Request) -> Form:
         app = self._service.authenticate(request)
-        form = self._engine.forms.get(request.match_info["form_token"])
+        form = self._engine.pauses.forms.get(request.match_info["form_token"])
         if form is None or form.run.app is not app:
-            raise ApiError(404, "not_found", "Form not found")
-        if form.submitted:
+            raise ApiError(404, "not_found", f"Form not found{self._suggested_routes(request.path)}")
+        if form.expired:
+            raise ApiError(412, "human_input_form_expired", f"This form has expired, form_id={form.id}")
+        if form.answer is not None:
             message = f"This form has already been submitted by another user, form_id={form.id}"
             raise ApiError(412, "human_input_form_submitted", message)
         return form
@@ -347,11 +364,15 @@ class ServiceApi:
         if self._version.file_references:
             absent = ("reference", "original_url", "user_id", "conversation_id", "file_key")
             body |= dict.fromkeys(absent) | {"tenant_id": TENANT_ID}
+        if not self._version.upload_references:
+            body.pop("reference", None)
         return json_response(body, status=201)
 
     async def preview(self, request: web.Request) -> web.StreamResponse:
-        """Give back an upload."""
+        """Give back an upload, where the version does so though no chat message has it."""
         self._service.authenticate(request)
+        if not self._version.previews_uploads:
+            raise ApiError(404, "file_not_found", "File not found in message context")
         return await self._content(request)
 
     async def signed_preview(self, request: web.Request) -> web.StreamResponse:
@@ -429,6 +450,7 @@ class ServiceApi:
     async def site(self, request: web.Request) -> web.StreamResponse:
         """Tell how the app's web page looks."""
         app = self._service.authenticate(request)
+        placeholder = {"input_placeholder": None} if self._version.site_placeholder else {}
         return json_response(
             {
                 "title": app.name,
@@ -438,9 +460,10 @@ class ServiceApi:
                 "icon": "\N{ROBOT FACE}",
                 "icon_background": "#FFEAD5",
                 "icon_url": None,
-                "description": app.workflow.description,
+                "description": None,
                 "copyright": None,
                 "privacy_policy": None,
+                **placeholder,
                 "custom_disclaimer": "",
                 "default_language": "en-US",
                 "show_workflow_steps": True,
@@ -476,7 +499,7 @@ class ServiceApi:
         return web.Response(body=page.encode(), status=308, headers=headers)
 
     async def health(self, request: web.Request) -> web.StreamResponse:
-        """Say that the process lives; needs no key."""
+        """Say that the process is running; needs no key."""
         return json_response({"pid": os.getpid(), "status": "ok", "version": self._version.number})
 
     def _end_user(self, app: App, user: Any) -> EndUser:

@@ -54,8 +54,28 @@ def check_run_body(body: Mapping[str, Any], version: Version) -> tuple[dict[str,
     return dict(inputs or {}), mode or "blocking", list(files or [])
 
 
+def check_form_body(body: Mapping[str, Any], version: Version) -> tuple[dict[str, Any], str]:
+    """Return inputs and action of an answer to a human-input form.
+
+    :raises ApiError: for a body that the version refuses.
+    """
+    faults = []
+    inputs, action = body.get("inputs"), body.get("action")
+    if "inputs" not in body:
+        faults.append(_Fault("inputs", "Field required", "missing", dict(body)))
+    elif not isinstance(inputs, dict):
+        faults.append(_Fault("inputs", "Input should be a valid dictionary", "dict_type", inputs))
+    if "action" not in body:
+        faults.append(_Fault("action", "Field required", "missing", dict(body)))
+    elif not isinstance(action, str):
+        faults.append(_Fault("action", "Input should be a valid string", "string_type", action))
+    if faults:
+        raise _refusal(faults, "HumanInputFormSubmitPayload", version)
+    return dict(inputs or {}), str(action)
+
+
 def check_query(query: Mapping[str, str], version: Version) -> tuple[int, int]:
-    """Return page and limit of a logs query, after a look at its status.
+    """Return page and limit of a logs query, after a check of its status.
 
     :raises ApiError: for parameters that the version refuses.
     """
@@ -92,6 +112,14 @@ def _out_of_range(name: str, text: str, most: int) -> _Fault | None:
 def _literal(name: str, value: Any, choices: tuple[str, ...]) -> _Fault:
     listed = ", ".join(repr(choice) for choice in choices[:-1]) + f" or {choices[-1]!r}"
     return _Fault(name, f"Input should be {listed}", "literal_error", value)
+
+
+def refusal(field: str, text: str, kind: str, value: Any, model: str, version: Version) -> ApiError:
+    """Return the 400 for one wrong field of a body, or for a body as a whole where the field is empty."""
+    error = _refusal([_Fault(field, text, kind, value)], model, version)
+    if not field:
+        return invalid_param(str(error.body["message"]).replace("\n\n", "\n"))
+    return error
 
 
 def _refusal(faults: list[_Fault], model: str, version: Version) -> ApiError:

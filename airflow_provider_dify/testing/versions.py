@@ -13,10 +13,13 @@ STOP_DELAY = 0.2
 STOP_NOTICE_DELAY = 0.3
 """Further seconds until a listener that has seen the stop flag tells its stream."""
 
+LATE_ROW_DELAY = 1.0
+"""Seconds for which a row says `running` after its stream was informed of a limit, or of a stop while it was paused."""
+
 MEBIBYTE = 1024 * 1024
 
 UPLOAD_LIMIT = 15
-"""Largest accepted upload in MiB, unless a server is told otherwise."""
+"""Largest accepted upload in MiB, unless a server is set up otherwise."""
 
 USER_LIMIT = 255
 """Longest `user` that the database column holds; a longer one makes a real server answer 500."""
@@ -29,14 +32,15 @@ class Version:
     :param number: what the `X-Version` header says.
     :param worker_queue: streaming runs wait for a worker slot and execute there; blocking ones never do.
     :param listener_persists: a run's row is written by whoever reads its events, so that the row of an
-        abandoned stream stays `running` for ever. Otherwise the engine writes it.
-    :param stop_outcome: what a stop does unless the server is told otherwise (see `engine.STOP_OUTCOMES`).
+        abandoned stream stays `running` permanently. Otherwise the engine writes it.
+    :param stop_outcome: what a stop does unless the server is set up otherwise (see `engine.STOP_OUTCOMES`).
     :param stop_outcomes: the outcomes that were observed on this version.
     :param first_ping: a stream starts with a ping, before anything is known.
     :param close_delay: seconds between the last event of a stream and its end.
     :param idle_limit: seconds without any message after which a stream ends, None for no limit.
     :param errors_keep_stream: after an `error` event the stream stays open, silent, until the idle limit.
-    :param refuses_inputs_in_stream: wrong inputs of a streaming run are an event under HTTP 200.
+    :param refuses_inputs_in_stream: wrong inputs of a streaming run are refused under HTTP 200: by a pair of events, or
+        by silence until the idle limit.
     :param limit_counts_streams: open streams count against an app's `max_active_requests`.
     :param started_reason: `workflow_started` carries a `reason`.
     :param parallel_keys: node events carry `parallel_id` and its companions.
@@ -58,15 +62,28 @@ class Version:
     :param end_user_type: `created_by_end_user.type`.
     :param unknown_account_refused: an unknown `created_by_account` is 400, not an empty list.
     :param human_input: human-input nodes, forms and the events route exist.
-    :param strict_numbers: a list given for a number is refused, not a crash.
+    :param strict_checkboxes: what is no boolean is refused for a checkbox; otherwise it is taken as it is.
+    :param previews_uploads: an upload can be fetched with the app's key, though no chat message has it.
     :param foreign_files: a run may use a file that another user uploaded.
     :param too_large_message: message of the 413 answer.
-    :param synthetic_refusals: what a worker refuses is told as `workflow_started` and `workflow_finished` of a run that
-        never gets a row, and the stream ends.
+    :param synthetic_refusals: what a worker refuses is reported as `workflow_started` and `workflow_finished` of a run
+        that never gets a row, and the stream ends.
     :param shutdown_stops_runs: a worker that is asked to terminate stops its runs; otherwise it finishes them.
     :param approval_channels: a pause tells by which channels it may be answered.
     :param tells_filled_forms: the event `human_input_form_filled` is sent.
     :param file_references: file objects have a `reference` and no `tenant_id`; uploads have further keys.
+    :param overtime_status: what the stream and the blocking answer say of a run that exceeded its execution time.
+    :param app_limit_stops_runs: a run whose listeners were informed that it exceeded the app's limit is stopped too.
+    :param stop_reaches_paused_runs: a stop of a paused run takes effect once its form is answered.
+    :param upload_references: the answer to an upload has a `reference`, null.
+    :param trace_sessions: `X-Trace-Session-Id` is read, and refused where it is too long.
+    :param site_placeholder: `/site` has an `input_placeholder`.
+    :param form_upload_tokens: the web app has a route for uploads of a form, which messages of a 404 name.
+    :param forms_are_nodes: a form has the id of its node's execution, and is replayed with its text filled in.
+    :param resumed_live_events_stay_open: the events route with `continue_on_pause` and no snapshot tells the end and
+        stays open.
+    :param knowledge: the knowledge API is offered, as it was recorded on 1.16.1. 1.14.2 is known to replace documents
+        by name as it does; of older versions nothing is known.
     """
 
     number: str
@@ -100,7 +117,8 @@ class Version:
     end_user_type: str
     unknown_account_refused: bool
     human_input: bool
-    strict_numbers: bool
+    strict_checkboxes: bool
+    previews_uploads: bool
     foreign_files: bool
     too_large_message: str
     file_references: bool
@@ -108,6 +126,16 @@ class Version:
     shutdown_stops_runs: bool = False
     approval_channels: bool = False
     tells_filled_forms: bool = True
+    overtime_status: str = "failed"
+    app_limit_stops_runs: bool = False
+    stop_reaches_paused_runs: bool = False
+    upload_references: bool = False
+    trace_sessions: bool = False
+    site_placeholder: bool = False
+    form_upload_tokens: bool = False
+    forms_are_nodes: bool = False
+    resumed_live_events_stay_open: bool = False
+    knowledge: bool = False
 
 
 _V1_9_1 = Version(
@@ -142,7 +170,8 @@ _V1_9_1 = Version(
     end_user_type="service_api",
     unknown_account_refused=False,
     human_input=False,
-    strict_numbers=False,
+    strict_checkboxes=True,
+    previews_uploads=True,
     foreign_files=True,
     too_large_message="File size exceeded. {message}",
     file_references=False,
@@ -180,7 +209,8 @@ _V1_11_2 = Version(
     end_user_type="service-api",
     unknown_account_refused=True,
     human_input=False,
-    strict_numbers=False,
+    strict_checkboxes=True,
+    previews_uploads=True,
     foreign_files=True,
     too_large_message="File size exceeded. {message}",
     file_references=False,
@@ -190,8 +220,8 @@ _V1_14_2 = Version(
     number="1.14.2",
     worker_queue=True,
     listener_persists=False,
-    stop_outcome="failed",
-    stop_outcomes=("failed", "stopped", "stuck"),
+    stop_outcome="stuck",
+    stop_outcomes=("stuck", "failed", "stopped"),
     first_ping=True,
     close_delay=1.0,
     idle_limit=300.0,
@@ -218,10 +248,12 @@ _V1_14_2 = Version(
     end_user_type="service-api",
     unknown_account_refused=True,
     human_input=True,
-    strict_numbers=True,
+    strict_checkboxes=False,
+    previews_uploads=False,
     foreign_files=False,
     too_large_message="",
     file_references=True,
+    knowledge=True,
 )
 
 _V1_16_1 = replace(
@@ -235,6 +267,15 @@ _V1_16_1 = replace(
     shutdown_stops_runs=True,
     approval_channels=True,
     tells_filled_forms=False,
+    overtime_status="stopped",
+    app_limit_stops_runs=True,
+    stop_reaches_paused_runs=True,
+    upload_references=True,
+    trace_sessions=True,
+    site_placeholder=True,
+    form_upload_tokens=True,
+    forms_are_nodes=True,
+    resumed_live_events_stay_open=True,
 )
 
 VERSIONS: dict[str, Version] = {version.number: version for version in (_V1_9_1, _V1_11_2, _V1_14_2, _V1_16_1)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import runpy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ INPUT_TYPES = (
 )
 MODES = ("workflow", "advanced-chat")
 ERROR_STRATEGIES = ("default-value", "fail-branch")
+FORM_FIELD_TYPES = ("select", "file")
 FILE_TYPES = ("document", "image", "audio", "video", "custom")
 
 Outputs = Mapping[str, Any] | Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -78,25 +79,53 @@ class HumanInput:
     """What a human-input step asks.
 
     :param form_content: the text shown; `{{#start.text#}}` shows an input, `{{#$output.comment#}}` a field.
-    :param fields: names of the fields to fill in, each with its proposal.
+    :param fields: names of the fields to fill in, each with its proposal; or with a mapping, for what 1.16.1 knows
+        besides text: `{"type": "select", "options": ["red", "green"]}`,
+        `{"type": "file", "allowed_file_types": ["document"]}`.
     :param actions: the buttons, by id with their titles.
-    :param hours: how long the form stays open. It is only shown: forms of the local server do not expire.
+    :param hours: how long the form stays open. It is only shown: forms of the local server expire only when
+        they are sent to (`DifyServer.forms`).
+    :param channels: where the form may be answered. Without `console` the API has no token for it, as for a form that
+        is sent by e-mail alone.
     """
 
     form_content: str = "Please decide."
-    fields: Mapping[str, str] = field(default_factory=dict)
+    fields: Mapping[str, str | Mapping[str, Any]] = field(default_factory=dict)
     actions: Mapping[str, str] = field(default_factory=lambda: {"approve": "Approve", "reject": "Reject"})
     hours: float = 1.0
+    channels: Sequence[str] = ("console",)
 
     def __post_init__(self) -> None:
         """Refuse a form that cannot be shown or sent."""
         where = "human_input"
         _check_text(where, "form_content", self.form_content)
         _check_mapping(where, "fields", self.fields)
+        for name, value in self.fields.items():
+            if not isinstance(value, Mapping):
+                continue
+            _check_choice(_where("field", name), "type", value.get("type"), FORM_FIELD_TYPES)
+            if value["type"] == "select" and not value.get("options"):
+                raise WorkflowError(f"{_where('field', name)}: field 'options' is empty; a select needs its options")
         _check_mapping(where, "actions", self.actions)
         if not self.actions:
             raise WorkflowError(f"{where}: field 'actions' is empty; a form needs at least one button")
         _check_number(where, "hours", self.hours)
+        _check_list(where, "channels", self.channels)
+
+    def type_of(self, name: str) -> str:
+        """Return the type of a field: `paragraph`, `select` or `file`."""
+        value = self.fields[name]
+        return str(value["type"]) if isinstance(value, Mapping) else "paragraph"
+
+    def options_of(self, name: str) -> list[str]:
+        """Return what a select may be."""
+        value = self.fields[name]
+        return list(value["options"]) if isinstance(value, Mapping) else []
+
+    def file_types_of(self, name: str) -> list[str]:
+        """Return what a file may be."""
+        value = self.fields[name]
+        return list(value.get("allowed_file_types") or ("document", "image")) if isinstance(value, Mapping) else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +142,9 @@ class Step:
     :param retries: how often a failing step is tried again.
     :param retry_interval: seconds between the tries, before `time_scale`.
     :param tokens: what the step costs.
-    :param human_input: makes this a human-input node, at which the run pauses.
+    :param human_input: makes this a human-input node, at which the run pauses; with `rounds`, one in a loop, which asks
+        in each round, with `{round}` in its text. Several in the `steps` of a step of the type `parallel` are asked at
+        the same time. No recording shows loops or parallel forms.
     :param id: the node's id, by which templates name its outputs; the title if left out.
     :param outputs: what it yields, as a template or a function.
     :param process_data: what the node's event shows of its work, as a template or a function.
@@ -179,6 +210,18 @@ class Step:
         """The node's type; a step that asks a human is always a human-input node."""
         return "human-input" if self.human_input else self.type
 
+    def asks_human(self) -> bool:
+        """Whether a run pauses here."""
+        return self.human_input is not None or (self.type == "parallel" and bool(self.steps))
+
+    def rounds_of_questions(self) -> list[Step]:
+        """Return the step as often as it asks: one that asks a human in a loop has a form in each round."""
+        if self.human_input is None or self.rounds < 2:
+            return [self]
+        content = self.human_input.form_content
+        texts = [content.replace("{round}", str(number)) for number in range(self.rounds)]
+        return [_with(self, human_input=replace(self.human_input, form_content=text), rounds=0) for text in texts]
+
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
@@ -190,7 +233,7 @@ class OutputFile:
     :param content: its content.
     :param mime_type: by default guessed from the name.
     :param type: Dify's type of the file; by default that of the name's extension.
-    :param size: the size that is told; by default the true one.
+    :param size: the size that is reported; by default the true one.
     :param url: a URL to tell in place of the server's own, which nothing then answers for.
     """
 
@@ -278,7 +321,8 @@ class Workflow:
         if self.failure and self.partial:
             raise WorkflowError(f"{where}: fields 'failure' and 'partial' exclude each other; leave one out")
         _check_unique(where, "inputs", [item.name for item in self.inputs])
-        _check_unique(where, "steps", [step.node_id for step in self.plan()])
+        ids = {step.node_id: step for step in self.steps if step.rounds_of_questions() != [step]}
+        _check_unique(where, "steps", [step.node_id for step in self.plan() if step.node_id not in ids] + list(ids))
 
     def plan(self) -> list[Step]:
         """Return the nodes in the order in which they execute, start and end included."""
@@ -290,11 +334,11 @@ class Workflow:
         if self.partial:
             error = steps[-1].error or "a handled error"
             steps[-1] = _with(steps[-1], error=error, on_error=steps[-1].on_error or "default-value")
-        return [self.start, *steps, self.end]
+        return [self.start, *(each for step in steps for each in step.rounds_of_questions()), self.end]
 
     def asks_human(self) -> bool:
         """Whether a run pauses for somebody's answer."""
-        return any(step.human_input for step in self.steps)
+        return any(step.asks_human() for step in self.steps)
 
     def output_template(self) -> Outputs:
         """Return the outputs as a template or function; the echo of the inputs where none were given."""
@@ -511,7 +555,7 @@ def builtin_workflows() -> list[Workflow]:
         Workflow("echo", description="Gives back what it gets.", inputs=[Input("text", required=False)]),
         Workflow(
             "slow",
-            description="Takes as many seconds as it is told.",
+            description="Takes the given number of seconds.",
             inputs=[Input("seconds", type="number")],
             steps=[Step("wait", seconds="{seconds}", outputs={"body": "slept {seconds} s"})],
             outputs={"body": "{wait.body}"},
@@ -550,6 +594,32 @@ def builtin_workflows() -> list[Workflow]:
                 )
             ],
             outputs={"comment": "{human.comment}", "action": "{human.__action_id}"},
+        ),
+        Workflow(
+            "approval",
+            description="Asks a human for a decision, a tone and a comment.",
+            inputs=[text],
+            steps=[
+                Step("draft", seconds=0.2, outputs={"text": "{text}"}),
+                Step(
+                    "Editor",
+                    id="editor",
+                    human_input=HumanInput(
+                        form_content="## May this go out?\n\n> {{#start.text#}}\n\nTone: {{#$output.tone#}}\n\n"
+                        "Comment: {{#$output.comment#}}",
+                        fields={
+                            "tone": {"type": "select", "options": ["neutral", "friendly", "formal"]},
+                            "comment": "",
+                        },
+                        hours=72,
+                    ),
+                ),
+            ],
+            outputs={
+                "decision": "{editor.__action_id}",
+                "tone": "{editor.tone}",
+                "comment": "{editor.comment}",
+            },
         ),
         Workflow(
             "limited",

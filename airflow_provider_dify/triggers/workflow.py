@@ -13,25 +13,26 @@ from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_dify.api.attempts import look_at_earlier, search_deadline, takes_up
-from airflow_provider_dify.api.deferring import left_to_hold
-from airflow_provider_dify.api.finding import Found, find_run, of_use
-from airflow_provider_dify.api.following import FollowFlow, followed
-from airflow_provider_dify.api.outages import wait_for_server
-from airflow_provider_dify.api.polling import Deadline
-from airflow_provider_dify.api.settings import PollSchedule
-from airflow_provider_dify.api.steps import StepLog
-from airflow_provider_dify.api.waiting import wait_for_run
 from airflow_provider_dify.exceptions import DifyError
-from airflow_provider_dify.hooks.dify import DifyHook
-from airflow_provider_dify.hooks.poller import PolledHook, RowTooLargeError
-from airflow_provider_dify.triggers.report import ENDED, RESUME, DueReport, Report, SearchReport
-from airflow_provider_dify.triggers.stopping import (
+from airflow_provider_dify.rules import exchanges
+from airflow_provider_dify.rules.deferring import left_to_hold
+from airflow_provider_dify.rules.earlier_tries import may_reattach, poll_earlier_run, search_deadline
+from airflow_provider_dify.rules.event_log import FollowFlow, followed
+from airflow_provider_dify.rules.outages import wait_for_server
+from airflow_provider_dify.rules.polling import Deadline
+from airflow_provider_dify.rules.searching import Found, find_run, of_use
+from airflow_provider_dify.rules.settings import PollSchedule
+from airflow_provider_dify.rules.steps import StepLog
+from airflow_provider_dify.rules.waiting import wait_for_run
+from airflow_provider_dify.runtime.loop_client import LoopClient
+from airflow_provider_dify.runtime.poller import PolledClient, RowTooLargeError
+from airflow_provider_dify.runtime.report import ENDED, RESUME, DueReport, Report, SearchReport
+from airflow_provider_dify.runtime.stopping import (
     CALLS_ON_KILL,
     ON_KILL_SECONDS,
     ended_by_person,
+    shielded,
     stop_run,
-    undisturbed,
 )
 
 _MODULE = "airflow_provider_dify.triggers.workflow"
@@ -44,7 +45,7 @@ async def _over(work: asyncio.Future[Any]) -> None:
 
 
 class _DifyTrigger(BaseTrigger):
-    """A trigger that waits for Dify, fires once, and stops what it waits for when a person ends the task."""
+    """A trigger that waits for Dify, fires once, and stops what it waits for when a user cancels the task."""
 
     def __init__(
         self, dify_conn_id: str, cancel_on_kill: bool, not_before: float | None, resume: dict[str, Any] | None
@@ -62,24 +63,24 @@ class _DifyTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield one event."""
-        hook = PolledHook(self.dify_conn_id)
-        work = asyncio.ensure_future(self._report(hook))
+        client = PolledClient(self.dify_conn_id)
+        work = asyncio.ensure_future(self._report(client))
         try:
             # Not awaited itself: what it awaits may swallow the message by which Airflow knows a person's cancel.
             await asyncio.wait({work})
             # Before the event: who takes only that ends the loop without letting this generator go on.
-            await hook.aclose()
+            await client.close()
             event = work.result().event()
             await asyncio.sleep(self.left_to_hold())
             yield TriggerEvent(event if self.resume is None else {**event, RESUME: self.resume})  # type: ignore[no-untyped-call]
         except asyncio.CancelledError:
             work.cancel()
-            await undisturbed(_over(work), CLOSE_SECONDS)
+            await shielded(_over(work), CLOSE_SECONDS)
             if not CALLS_ON_KILL:
                 await self.on_kill()
             raise
         finally:
-            await undisturbed(hook.aclose(), CLOSE_SECONDS)
+            await shielded(client.close(), CLOSE_SECONDS)
 
     def left_to_hold(self) -> float:
         """Return the seconds before which it must not fire.
@@ -90,29 +91,29 @@ class _DifyTrigger(BaseTrigger):
         return 0.0 if self.trigger_id is None else left_to_hold(self.not_before, time.time())
 
     async def on_kill(self) -> None:
-        """Stop the run when a person marked, cleared or failed the task.
+        """Stop the run when a user marked, cleared or failed the task.
 
         Called by Airflow 3.3 and later, and by ``run`` before. Some versions call it as well when a healthy
         trigger is handed to another triggerer (apache/airflow 73454), so the task's state is asked first.
         """
         if self.cancel_on_kill:
-            await undisturbed(self._stop_if_ended(), ON_KILL_SECONDS)
+            await shielded(self._stop_if_ended(), ON_KILL_SECONDS)
 
     async def _stop_if_ended(self) -> None:
         if not await ended_by_person(self):
             return
-        hook = DifyHook(self.dify_conn_id)
+        client = LoopClient(self.dify_conn_id)
         try:
-            await self._stop(hook)
+            await self._stop(client)
         finally:
-            await hook.aclose()
+            await client.close()
 
     @abstractmethod
-    async def _report(self, hook: PolledHook) -> Report | SearchReport | DueReport:
+    async def _report(self, client: PolledClient) -> Report | SearchReport | DueReport:
         """Wait for what the trigger is for."""
 
     @abstractmethod
-    async def _stop(self, hook: DifyHook) -> None:
+    async def _stop(self, client: LoopClient) -> None:
         """Stop what the trigger waits for."""
 
 
@@ -127,7 +128,7 @@ class _RunTrigger(_DifyTrigger):
 
     async def _wait_for(
         self,
-        hook: PolledHook,
+        client: PolledClient,
         run_id: str,
         *,
         since: float,
@@ -138,7 +139,7 @@ class _RunTrigger(_DifyTrigger):
     ) -> Report:
         deadline = Deadline(self.end_time)
         schedule = PollSchedule(self.poll_interval, self.max_poll_interval)
-        hook.wait_for(
+        client.wait_for(
             run_id,
             since=since,
             longest=self.max_poll_interval,
@@ -157,17 +158,17 @@ class _RunTrigger(_DifyTrigger):
             deadline=deadline,
             since=since,
             clock=time.time,
-            chance=random.random,
+            jitter=random.random,
             first_wait=max(0.0, min(max(first_wait, hold), deadline.left(time.time()))),
             polls=polls,
             fail_on_pause=self.fail_on_pause,
         )
         flow: FollowFlow = wait
         if self.follow_events:
-            steps = StepLog(run_id, hook.redact, logged=steps_logged or {})
+            steps = StepLog(run_id, client.redact, logged=steps_logged or {})
             flow = followed(wait, steps, user=user, clock=time.time)
         try:
-            return Report.of(run_id, await hook.afollow(flow, self.log.info, deadline))
+            return Report.of(run_id, await client.follow(flow, self.log.info, deadline))
         except RowTooLargeError:
             self.log.info("The row of Dify run %s is too large for the triggerer: the worker reads it.", run_id)
             return Report(ENDED, run_id)
@@ -184,15 +185,15 @@ class DifyWorkflowRunTrigger(_RunTrigger):
     :param workflow_run_id: The run.
     :param dify_conn_id: The Airflow connection; read in the triggerer, never serialised.
     :param end_time: Deadline in unix seconds.
-    :param poll_interval: Seconds before the first look; the distance then doubles.
-    :param max_poll_interval: Seconds between looks at most.
+    :param poll_interval: Seconds before the first poll; the distance then doubles.
+    :param max_poll_interval: Seconds between polls at most.
     :param since: Unix seconds from which the waiting time in the log is counted; now where left out.
-    :param first_wait: Seconds before the first look; ``poll_interval`` where left out.
+    :param first_wait: Seconds before the first poll; ``poll_interval`` where left out.
     :param fail_on_pause: Whether a run that waits for a human ends the wait.
     :param dify_task_id: Dify's id for a stop; None where only the run's marker led to it.
     :param user: The ``user`` of the submission, by which the id for a stop may be found.
-    :param cancel_on_kill: Whether the run is stopped when a person ends the task.
-    :param follow_events: Whether the run's steps are told in the log as they happen.
+    :param cancel_on_kill: Whether the run is stopped when a user cancels the task.
+    :param follow_events: Whether the run's steps are logged as they happen.
     :param polls: Polls that the worker has made; the distances go on growing from there.
     :param steps_logged: Steps that the worker has logged, by their ids, with the status that it has logged.
     :param not_before: Unix seconds before which the trigger does not fire in a triggerer.
@@ -232,9 +233,9 @@ class DifyWorkflowRunTrigger(_RunTrigger):
         self.polls = polls
         self.steps_logged = steps_logged
 
-    async def _report(self, hook: PolledHook) -> Report:
+    async def _report(self, client: PolledClient) -> Report:
         return await self._wait_for(
-            hook,
+            client,
             self.workflow_run_id,
             since=time.time() if self.since is None else self.since,
             user=self.user,
@@ -243,8 +244,8 @@ class DifyWorkflowRunTrigger(_RunTrigger):
             steps_logged=self.steps_logged,
         )
 
-    async def _stop(self, hook: DifyHook) -> None:
-        await stop_run(hook, self.workflow_run_id, self.dify_task_id, self.user, self.log)
+    async def _stop(self, client: LoopClient) -> None:
+        await stop_run(client, self.workflow_run_id, self.dify_task_id, self.user, self.log)
 
 
 class DifyFindRunTrigger(_RunTrigger):
@@ -258,17 +259,17 @@ class DifyFindRunTrigger(_RunTrigger):
     :param end_time: Deadline in unix seconds.
     :param since: Unix seconds at which the search began.
     :param earlier: Whether the runs would be of earlier tries: the search then has a patience of its own, and
-        the run is of use only where it is active or has succeeded.
+        the run is reusable only where it is active or has succeeded.
     :param streamed: Whether the submission was streamed.
     :param poll_interval: Seconds between look-ups at first; the distance then doubles.
     :param max_poll_interval: Seconds between look-ups at most.
-    :param cancel_on_kill: Whether the run is stopped when a person ends the task.
+    :param cancel_on_kill: Whether the run is stopped when a user cancels the task.
     :param ended: Runs of the markers that have ended, and after which another was submitted.
     :param own: The marker of this try, whose run is waited for whatever its status is.
     :param waits: Whether to wait for the end of the run; otherwise the trigger fires when it has found it.
     :param fail_on_pause: Whether a run that waits for a human ends the wait.
-    :param fail_on_partial_success: Whether a run that succeeded partially is of no use to a later try.
-    :param follow_events: Whether the run's steps are told in the log as they happen.
+    :param fail_on_partial_success: Whether a run that succeeded partially is not reusable for a later try.
+    :param follow_events: Whether the run's steps are logged as they happen.
     :param not_before: Unix seconds before which the trigger does not fire in a triggerer.
     :param resume: What the event carries back to the task.
     """
@@ -308,58 +309,58 @@ class DifyFindRunTrigger(_RunTrigger):
         self.fail_on_partial_success = fail_on_partial_success
         self.follow_events = follow_events
 
-    async def _report(self, hook: PolledHook) -> SearchReport | Report:
+    async def _report(self, client: PolledClient) -> SearchReport | Report:
         deadline = Deadline(self.end_time)
         flow = find_run(
             self.markers,
             schedule=PollSchedule(self.poll_interval, self.max_poll_interval),
             patience=search_deadline(deadline, self.since, earlier=self.earlier),
             clock=time.time,
-            chance=random.random,
+            jitter=random.random,
             wanted=of_use if self.earlier else None,
             streamed=self.streamed,
             ended=self.ended or (),
         )
         try:
-            result = await hook.afollow(flow, self.log.info, deadline)
-            if not isinstance(result, Found) or not self.waits or not await self._is_active(hook, result):
+            result = await client.follow(flow, self.log.info, deadline)
+            if not isinstance(result, Found) or not self.waits or not await self._is_active(client, result):
                 return SearchReport.of(result)
         except DifyError as error:
             return SearchReport.of_error(error)
         run_id, marker = result.workflow_run_id, result.marker
         self.log.info("Dify run %s was found by its user %s, and is waited for.", run_id, marker)
-        report = await self._wait_for(hook, run_id, since=self.since, user=marker)
+        report = await self._wait_for(client, run_id, since=self.since, user=marker)
         return replace(report, marker=marker)
 
-    async def _is_active(self, hook: PolledHook, found: Found) -> bool:
+    async def _is_active(self, client: PolledClient, found: Found) -> bool:
         """Tell whether the run is to be waited for here: all else is decided where the task resumes."""
         if found.marker == self.own:
             return True
         deadline = Deadline(self.end_time)
-        earlier = look_at_earlier(found.workflow_run_id, time.time, deadline)
+        earlier = poll_earlier_run(found.workflow_run_id, time.time, deadline)
         try:
-            run = await hook.afollow(earlier, self.log.info, deadline)
+            run = await client.follow(earlier, self.log.info, deadline)
         except RowTooLargeError:
             return False
         return (
             run is not None
             and not run.status.is_terminal
-            and takes_up(
+            and may_reattach(
                 run.status,
                 fail_on_partial_success=self.fail_on_partial_success,
                 fail_on_pause=self.fail_on_pause,
             )
         )
 
-    async def _stop(self, hook: DifyHook) -> None:
+    async def _stop(self, client: LoopClient) -> None:
         # All at once, since each takes its seconds where Dify does not answer.
-        await asyncio.gather(*(self._stop_run_of(hook, marker) for marker in self.markers))
+        await asyncio.gather(*(self._stop_run_of(client, marker) for marker in self.markers))
         self.log.warning("A run of this task that is still queued in Dify cannot be stopped, and will run.")
 
-    async def _stop_run_of(self, hook: DifyHook, marker: str) -> None:
-        run_id = await hook.afind_started(marker)
+    async def _stop_run_of(self, client: LoopClient, marker: str) -> None:
+        run_id = await client.run_exchange(exchanges.active_run(marker, time.time(), lambda _: None))
         if run_id is not None:
-            await stop_run(hook, run_id, None, marker, self.log)
+            await stop_run(client, run_id, None, marker, self.log)
 
 
 class DifyAwaitServerTrigger(_DifyTrigger):
@@ -381,12 +382,12 @@ class DifyAwaitServerTrigger(_DifyTrigger):
         super().__init__(dify_conn_id, False, not_before, resume)
         self.end_time = end_time
 
-    async def _report(self, hook: PolledHook) -> DueReport:
+    async def _report(self, client: PolledClient) -> DueReport:
         deadline = Deadline(self.end_time)
-        await hook.afollow(wait_for_server(deadline, time.time, random.random), self.log.info, deadline)
+        await client.follow(wait_for_server(deadline, time.time, random.random), self.log.info, deadline)
         return DueReport()
 
-    async def _stop(self, hook: DifyHook) -> None:
+    async def _stop(self, client: LoopClient) -> None:
         """Stop nothing: nothing was submitted."""
 
 

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_dify.api.calls import Operation, ServiceApi, Upload, WorkflowRunsApi
 from airflow_provider_dify.api.errors import Answer, error_for_event, retry_after_seconds
+from airflow_provider_dify.api.operations import Operation, Upload
 from airflow_provider_dify.api.runs import AppInfo, LogPage, StartedRun, UploadedFile, WorkflowRun
-from airflow_provider_dify.api.server import Server
+from airflow_provider_dify.api.server_versions import Server
+from airflow_provider_dify.api.service_api import ServiceApi
+from airflow_provider_dify.api.workflow_runs_api import WorkflowRunsApi
 from airflow_provider_dify.exceptions import DifyError
 
 RUN = "53cb9102-12a3-433d-bebe-e9aacf2e6703"

@@ -116,7 +116,7 @@ TABLE: dict[str, tuple[Answer, type[DifyError], str | None, bool, str]] = {
         ex.DifyResponseError,
         None,
         False,
-        "let the base URL begin with https://",
+        "Base URL (host) begin with https://",
     ),
     "429 of a gateway": (
         answer(429, "<html><title>429 Too Many Requests</title>"),
@@ -216,7 +216,7 @@ TABLE: dict[str, tuple[Answer, type[DifyError], str | None, bool, str]] = {
         ex.DifyResponseError,
         "method_not_allowed",
         False,
-        "connection's host",
+        "connection's Base URL",
     ),
     "redirect": (
         answer(302, "", location="https://sso.example.com/login?token=abc"),
@@ -261,8 +261,9 @@ def test_error_answers(name: str) -> None:
     assert error.status_code == given.status
     assert is_final(error) is final
     assert str(error).startswith("Starting the run: ")
-    assert text in str(error)
-    assert "\n" not in str(error)
+    assert text in error.message
+    assert "\n" not in error.message
+    assert len(str(error).splitlines()) <= 2
 
 
 @pytest.mark.parametrize(
@@ -311,7 +312,7 @@ def test_a_code_of_the_server_is_bounded_and_printable(code: str) -> None:
         assert error.code is not None
         assert len(error.code) <= 100
         assert error.code.isprintable()
-        assert str(error).isprintable()
+        assert error.message.isprintable()
 
 
 def test_fields_of_an_error_are_bounded() -> None:

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_dify.api.calls import ServiceApi, WorkflowRunsApi
 from airflow_provider_dify.api.events import parse_event
 from airflow_provider_dify.api.runs import parse_log_page, parse_submitted
+from airflow_provider_dify.api.service_api import ServiceApi
 from airflow_provider_dify.api.values import id_or_none
+from airflow_provider_dify.api.workflow_runs_api import WorkflowRunsApi
 from airflow_provider_dify.exceptions import DifyInvalidInputError, DifyResponseError
 
 RUN = "6b454183-889f-4bc9-8060-764be1cb16ea"
@@ -42,7 +43,7 @@ def test_a_server_that_tells_no_id_has_told_none(value: Any) -> None:
     with pytest.raises(DifyResponseError) as caught:
         parse_submitted({"workflow_run_id": value})
     assert len(str(caught.value)) < 500
-    assert str(caught.value).isprintable()
+    assert caught.value.message.isprintable()
     assert parse_submitted({"workflow_run_id": RUN, "task_id": value}).task_id is None
     event = parse_event(json.dumps({"event": "workflow_started", "workflow_run_id": value, "task_id": value}))
     assert (event.workflow_run_id, event.task_id) == (None, None)
@@ -62,7 +63,7 @@ def test_an_author_s_id_that_cannot_be_one_is_refused_by_name(what: str, value: 
     with pytest.raises(DifyInvalidInputError, match=r"_id must be at most 255 printable characters") as caught:
         calls[what]()
     assert len(str(caught.value)) < 500
-    assert str(caught.value).isprintable()
+    assert caught.value.message.isprintable()
 
 
 def test_a_token_that_cannot_be_one_is_not_shown() -> None:

@@ -110,3 +110,12 @@ def test_a_line_comes_as_soon_as_it_is_whole_and_an_endless_one_is_not_kept() ->
 
 def test_a_redactor_is_made_once() -> None:
     assert redactor_of((KEY,)) is redactor_of((KEY,))
+
+
+def test_a_header_is_searched_for_escapes_however_many_others_there_are() -> None:
+    secret = "s3cret-of-the-gateway"
+    escaped = secret.replace("c", "%63")
+    headers = {"x-echo": escaped, "x-long": "a" * 70_000, "x-plain": "nothing"}
+    clean = Redactor([secret]).values(headers)
+    assert clean == {**headers, "x-echo": "***"}
+    assert Redactor([secret]).values({"x-plain": "nothing"}) == {"x-plain": "nothing"}

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from airflow_provider_dify import exceptions as ex
 from airflow_provider_dify.api.errors import Answer
 from airflow_provider_dify.api.events import Event
-from airflow_provider_dify.api.refusals import RunNaming, is_synthetic_end, is_synthetic_start
-from airflow_provider_dify.api.streaming import StreamReader
-from airflow_provider_dify.api.submission import Refusal, SilentStream, SubmissionReader, silence_hint
+from airflow_provider_dify.api.refusals import Refusal, RunNaming, is_synthetic_end, is_synthetic_start
+from airflow_provider_dify.rules.streaming import StreamReader
+from airflow_provider_dify.rules.submission import SilentStream, SubmissionReader, silence_hint
 
 RUN = "53cb9102-12a3-433d-bebe-e9aacf2e6703"
 OTHER = "9401e60a-2fc0-4810-bdaf-8a23c2c46d3e"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_dify.api.calls import ServiceApi, WorkflowRunsApi
+from airflow_provider_dify.api.service_api import ServiceApi
 from airflow_provider_dify.api.tracing import (
     Trace,
     check_trace_id,
@@ -18,6 +18,7 @@ from airflow_provider_dify.api.tracing import (
     traceparent_in,
     traceparent_of,
 )
+from airflow_provider_dify.api.workflow_runs_api import WorkflowRunsApi
 from airflow_provider_dify.exceptions import DifyInvalidInputError
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"

@@ -38,6 +38,7 @@ FLAGS = [
     "--no-sandbox",
 ]
 LIMIT_MS = 120_000
+READ = [Input("text", type="paragraph"), Input("count", type="number", required=False)]
 TRANSLATE = [
     Step("Split", type="code", seconds=0.2, outputs={"sentences": ["Good morning.", "How are you?"]}),
     Step(
@@ -59,6 +60,9 @@ WORKFLOWS = [
         outputs={"translation": "{Polish.text}"},
         stream_text="{Polish.text}",
     ),
+    Workflow("reader", READ, steps=[Step("read")], outputs={"body": "{text}"}),
+    Workflow("draft", READ, steps=[Step("read")], outputs={"body": "{text}"}, published=False),
+    Workflow("chatflow", READ, steps=[Step("read")], outputs={"body": "{text}"}, mode="advanced-chat"),
     Workflow(
         "broken",
         steps=[
@@ -89,7 +93,16 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     shutil.copy(EXAMPLES / "dify_quickstart.py", dags)
     with DifyServer(WORKFLOWS) as dify:
         environment = {**os.environ, "DIFY_BASE_URL": dify.base_url, "DIFY_API_KEY": dify.api_key("summarize")}
-        command = [sys.executable, str(STACK), "up", "--folder", str(folder / "up"), "--dags", str(dags)]
+        command = [
+            sys.executable,
+            str(STACK),
+            "up",
+            "--folder",
+            str(folder / "up"),
+            "--dags",
+            str(dags),
+            "--no-examples",
+        ]
         subprocess.run(command, check=True, env=environment, timeout=600)
         try:
             state = json.loads((folder / "up" / "state.json").read_text())

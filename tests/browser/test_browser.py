@@ -7,14 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
-from airflow_provider_dify.fields import EXTRA_FIELDS
+from airflow_provider_dify.connection_fields import EXTRA_FIELDS
 from airflow_provider_dify.testing.faults import Fault
 from tests.browser.conftest import LIMIT_MS, Stack
 from tests.browser.ui import Ui
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900), pytest.mark.xdist_group("browser")]
 
-FOUND_AGAIN = "Runs are exactly once: an interrupted submission is found again in the logs."
+FOUND_AGAIN = "Exactly-once submission is supported on this server."
 
 
 def wait_for(what: str, condition: Callable[[], bool]) -> None:
@@ -72,15 +72,15 @@ def test_the_test_button_tells_what_the_key_leads_to(ui: Ui, stack: Stack) -> No
     assert bad == (
         False,
         "The API key is refused. Reading the app's information: HTTP 401 unauthorized: Access token is invalid. "
-        "Put the app's API key (app-…; in Dify: the app, API Access) into the connection's password.",
+        "Put the app's API key (app-…; in Dify: the app, API Access) into the connection's API key (password).",
     )
     good = ui.test("dify_translate", stack.dify.api_key("translate"))
     ui.picture("test-good-key")
-    assert good == (True, f"Connected to the workflow app 'translate' on Dify 1.14.2. {FOUND_AGAIN}")
+    assert good == (True, f"Connected to the workflow app 'translate' on Dify 1.16.1. {FOUND_AGAIN}")
 
 
 def test_the_example_runs_and_its_link_leads_to_dify(ui: Ui, stack: Stack) -> None:
-    # Until the fault is cleared no look at the run succeeds, so the task stays deferred.
+    # Until the fault is cleared no poll succeeds, so the task stays deferred.
     stack.dify.inject(Fault("get_run", "status", status=503, times=None))
     run_id = ui.trigger("dify_quickstart")
     ui.open_task("dify_quickstart", run_id, "summarize")

@@ -34,18 +34,18 @@ class Ui(ABC):
     def open(self, path: str) -> None:
         self.page.goto(f"{self.address}{path}")
 
-    def picture(self, name: str, *, height: int = 900) -> None:
+    def picture(self, name: str, *, height: int = 900, width: int = 1280) -> None:
         """Take a picture of the window, once nothing moves in it."""
         if name not in self.pictures:
             return
-        self.resize(height)
+        self.resize(height, width)
         self.page.evaluate("window.scrollTo(0, 0)")
         self.page.wait_for_timeout(500)
         self.page.screenshot(path=self._screenshots / f"{self.prefix}-{name}.png", animations="disabled")
         self.resize()
 
-    def resize(self, height: int = 900) -> None:
-        self.page.set_viewport_size({"width": 1280, "height": height})
+    def resize(self, height: int = 900, width: int = 1280) -> None:
+        self.page.set_viewport_size({"width": width, "height": height})
 
     def follow_link(self, link: Locator) -> tuple[str, str]:
         """Click a link that opens a window of its own, and return the address and the text of what it shows."""
@@ -132,3 +132,7 @@ class Ui(ABC):
     @abstractmethod
     def log(self, dag_id: str, run_id: str, task_id: str) -> str:
         """Open a task's log, and return it as it is read."""
+
+    @abstractmethod
+    def first_screen_of_log(self, dag_id: str, run_id: str, task_id: str, awaited: str) -> str:
+        """Open a task's log in a window 1,500 pixels wide, and return what is visible once a text has come."""

@@ -9,6 +9,7 @@ from playwright.sync_api import Locator, expect
 from tests.browser.ui import Ui
 from tests.integration.airflow_rest import PASSWORD, USER
 
+SCREEN_HEIGHT, SCREEN_WIDTH = 900, 1500
 STANDARD = ("conn_id", "description", "host", "password")
 
 
@@ -118,3 +119,13 @@ class UiOf2(Ui):
         code = self.page.locator("code").first
         expect(code).to_contain_text("Dify run")
         return code.inner_text()
+
+    def first_screen_of_log(self, dag_id: str, run_id: str, task_id: str, awaited: str) -> str:
+        self.resize(SCREEN_HEIGHT, SCREEN_WIDTH)
+        query = {"dag_run_id": run_id, "task_id": task_id, "tab": "logs"}
+        self.open(f"/dags/{dag_id}/grid?{urlencode(query, quote_via=quote)}")
+        code = self.page.locator("code").first
+        expect(code).to_contain_text(awaited)
+        # The whole log is one element, which has a window of its own: it must not be higher than that.
+        height, window = code.evaluate("each => [each.scrollHeight, each.parentElement.clientHeight]")
+        return code.inner_text() if height <= max(window, SCREEN_HEIGHT) else ""

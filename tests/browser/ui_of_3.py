@@ -8,6 +8,7 @@ from playwright.sync_api import Locator, expect
 
 from tests.browser.ui import Ui
 
+SCREEN_HEIGHT, SCREEN_WIDTH = 900, 1500
 STANDARD = ("description", "host", "password", "port")
 
 
@@ -19,6 +20,7 @@ class UiOf3(Ui):
             "connection-form",
             "log",
             "log-of-failure",
+            "mistake-wrong-input",
             "run",
             "task-with-link",
             "test-bad-key",
@@ -129,3 +131,13 @@ class UiOf3(Ui):
         lines = self.page.get_by_test_id("virtualized-list")
         expect(lines).to_contain_text("Dify run")
         return lines.inner_text()
+
+    def first_screen_of_log(self, dag_id: str, run_id: str, task_id: str, awaited: str) -> str:
+        self.resize(SCREEN_HEIGHT, SCREEN_WIDTH)
+        self.open(f"/dags/{dag_id}/runs/{quote(run_id, safe='')}/tasks/{task_id}")
+        lines = self.page.get_by_test_id("virtualized-list")
+        expect(lines).to_contain_text(awaited)
+        self.page.wait_for_timeout(1000)
+        boxes = [(row, row.bounding_box()) for row in lines.locator("[data-index]").all()]
+        visible = [row for row, box in boxes if box and box["y"] >= 0 and box["y"] + box["height"] <= SCREEN_HEIGHT]
+        return "\n".join(row.inner_text() for row in visible)

@@ -6,32 +6,35 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_provider_dify.testing.workflows import HumanInput, Input, Step, Workflow
+from airflow_provider_dify.testing.workflows import HumanInput, Input, OutputFile, Step, Workflow
+from tests.contract.server_compare import load
 
 REFUSED = "[Errno 111] Connection refused"
 BAD_URL = "url should start with http:// or https://"
-METHODS = "'get', 'post', 'put', 'patch', 'delete', 'head', 'options', 'GET', 'POST', 'PUT', 'PATCH', 'DELETE', "
-NEW_GRAPH_ERROR = (
-    f"2 validation errors for HttpRequestNodeData\nmethod\n  Input should be {METHODS}'HEAD' or 'OPTIONS' "
-    "[type=literal_error, input_value='nosuch', input_type=str]\n"
-    "    For further information visit https://errors.pydantic.dev/2.12/v/literal_error\n"
-    "url\n  Field required [type=missing, input_value={'type': 'http-request', ...': 30}, 'variables': []}, "
-    "input_type=dict]\n    For further information visit https://errors.pydantic.dev/2.12/v/missing"
-)
 OLD_GRAPH_ERROR = (
     "1 validation error for HttpRequestNodeData\nurl\n  Field required [type=missing, "
     "input_value={'type': 'http-request', ...: 500}, 'variables': []}, input_type=dict]\n"
     "    For further information visit https://errors.pydantic.dev/2.11/v/missing"
 )
+GRAPH_ERRORS = {
+    version: str(load(version, "bad-graph-blocking")["response"]["json"]["message"])
+    for version in ("1.14.2", "1.14.2-release", "1.16.1")
+}
+NO_SANDBOX = (
+    "Failed to execute code, which is likely a network issue, please check if the sandbox service is running. "
+    f"( Error: {REFUSED} )"
+)
+_HUMAN_OUTPUTS = {"comment": "{human.comment}", "action": "{human.__action_id}"}
 PLUGIN_DOWN = "Failed to request plugin daemon, url: plugin/00000000-0000-0000-0000-000000000000/management/models"
 
 
-def workflows(version: str, limit: int = 1) -> list[Workflow]:
+def workflows(version: str, limit: int = 1, human_end: str = "end_ok") -> list[Workflow]:
     """Return the apps that were recorded on a version.
 
     :param limit: `max_active_requests` of the limited app.
+    :param human_end: the end node of the app that asks a human: `end_ok` or `end_rej`, by the answer.
     """
-    return _new_workflows(limit) if version == "1.14.2" else _old_workflows()
+    return _old_workflows() if version in ("1.9.1", "1.11.2") else _new_workflows(version, limit, human_end)
 
 
 def _answer(body: str) -> dict[str, Any]:
@@ -68,7 +71,7 @@ def _old_sleep(name: str, title: str, suffix: str = "") -> Step:
     return Step(title, id=name, seconds="{seconds}", outputs=outputs, process_data=process_data)
 
 
-def _new_workflows(limit: int) -> list[Workflow]:
+def _new_workflows(version: str, limit: int, human_end: str) -> list[Workflow]:
     text = Input("text", max_length=48)
     optional_text = Input("text", required=False, max_length=48)
     seconds = Input("seconds", type="number", max_length=48)
@@ -78,6 +81,7 @@ def _new_workflows(limit: int) -> list[Workflow]:
         process_data={"request": "GET /closed HTTP/1.1\r\nHost: 127.0.0.1:8091\r\n\r\n"},
     )
     default = {"body": "DEFAULT", "status_code": 0, "headers": {}}
+    middle = [Step("e1", type="template-transform")] if version == "1.14.2" else []
     upload = {
         "allowed_file_extensions": [".txt"],
         "allowed_file_types": ["document", "image"],
@@ -158,18 +162,42 @@ def _new_workflows(limit: int) -> list[Workflow]:
                     ),
                 )
             ],
-            outputs={"comment": "{human.comment}", "action": "{human.__action_id}"},
+            outputs=_HUMAN_OUTPUTS if human_end == "end_ok" else {"comment": "{human.comment}"},
+            end=Step(human_end, type="end"),
+        ),
+        Workflow(
+            "human_select",
+            inputs=[text],
+            steps=[
+                Step(
+                    "human",
+                    human_input=HumanInput(
+                        form_content=(
+                            "Please approve {{#start.text#}}: "
+                            "{{#$output.comment#}} {{#$output.pick#}} {{#$output.att#}}"
+                        ),
+                        fields={
+                            "comment": "dflt",
+                            "pick": {"type": "select", "options": ["red", "green"]},
+                            "att": {"type": "file", "allowed_file_types": ["document"]},
+                        },
+                    ),
+                )
+            ],
+            outputs=_HUMAN_OUTPUTS,
             end=Step("end_ok", type="end"),
+            parameters={"file_upload": upload},
         ),
         _loop(),
         _iteration(),
         Workflow(
             "multi_end",
             inputs=[optional_text],
-            steps=[Step("h1"), Step("e1", type="template-transform"), Step("h2", error=REFUSED)],
-            failure_outputs={"a": '{"ok": true, "path": "/a"}'},
+            steps=[Step("h1"), *middle, Step("h2", error=REFUSED)],
+            # Which of the branches ends first was a matter of chance.
+            failure_outputs={"a": '{"ok": true, "path": "/a"}'} if version == "1.14.2" else {},
         ),
-        Workflow("chatflow", mode="advanced-chat"),
+        Workflow("chatflow", mode="advanced-chat", parameters={"file_upload": upload}),
         Workflow("unpublished", inputs=[text], published=False),
         Workflow("api_disabled", inputs=[optional_text], api_enabled=False),
         Workflow(
@@ -179,7 +207,17 @@ def _new_workflows(limit: int) -> list[Workflow]:
             outputs={"body": "{http.body}", "status_code": "{http.status_code}"},
             max_active_requests=limit,
         ),
-        Workflow("bad_graph", graph_error=NEW_GRAPH_ERROR),
+        Workflow("bad_graph", graph_error=GRAPH_ERRORS[version]),
+        Workflow("code_node_no_sandbox", steps=[Step("code", type="code", error=NO_SANDBOX)]),
+        Workflow(
+            "fileout",
+            inputs=[seconds],
+            steps=[Step("http")],
+            outputs=lambda scope: {
+                "files": [OutputFile("00000000000000000000000000000000.pdf", b"x" * 2026)],
+                "status_code": 200,
+            },
+        ),
         Workflow("llm_no_provider", graph_error=PLUGIN_DOWN),
     ]
 

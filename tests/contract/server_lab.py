@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import re
 import socket
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
+import pytest
 import requests
 
 from airflow_provider_dify.testing.server import DifyServer
@@ -26,9 +29,9 @@ LIMIT = 20.0
 class Lab:
     """One server with the recorded apps, and the exchanges with it, by the recordings' names."""
 
-    def __init__(self, version: str, *, limit: int = 1, **options: Any) -> None:
+    def __init__(self, version: str, *, limit: int = 1, human_end: str = "end_ok", **options: Any) -> None:
         self.version = version
-        self.server = DifyServer(workflows(version, limit), emulate=version, **options)
+        self.server = DifyServer(workflows(version, limit, human_end), emulate=version.partition("-")[0], **options)
         self.exchanges: dict[str, Exchange] = {}
         self._threads = ThreadPoolExecutor(max_workers=24)
 
@@ -86,6 +89,15 @@ class Lab:
 
     def abandon(self, name: str, wait: float = 0.0) -> Exchange:
         """Send a recorded request and close the connection without reading, `wait` seconds later."""
+        user = str(load(self.version, name)["request"]["json"]["user"])
+        with socket.create_connection((self.server.host, self.server.port)) as connection:
+            connection.sendall(self._request_bytes(name))
+            self.wait_for(lambda: self.server.runs_of(user))
+            time.sleep(wait)
+        exchange = self.exchanges[name] = Exchange(closed="client")
+        return exchange
+
+    def _request_bytes(self, name: str) -> bytes:
         recording = load(self.version, name)
         request = recording["request"]
         body = json.dumps(request["json"]).encode()
@@ -94,11 +106,33 @@ class Lab:
             f"Authorization: Bearer {self.server.api_key(recording['app'])}\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         )
-        user = str(request["json"]["user"])
+        return head.encode() + body
+
+    def copy_row(self, run_id: str, times: int) -> None:
+        """Add rows that are like that of a run but for their ids: a log of many rows without as many runs."""
+
+        def add() -> None:
+            runs = self.server._service.engine.runs
+            for _ in range(times):
+                row = copy.copy(runs[run_id])
+                row.id, row.log_id = str(uuid.uuid4()), str(uuid.uuid4())
+                runs[row.id] = row
+
+        self.server._call(add)
+
+    def leave(self, app: str, body: dict[str, Any]) -> None:
+        """Send a request that is no recording, and leave as soon as the head of its answer has come."""
+        headers = {"Authorization": f"Bearer {self.server.api_key(app)}"}
+        url = f"{self.server.api_url}/workflows/run"
+        requests.post(url, json=body, headers=headers, timeout=LIMIT, stream=True).close()
+
+    def ask_in_vain(self, name: str, seconds: float) -> Exchange:
+        """Send a recorded request whose client left before anything was answered, and leave as it did."""
         with socket.create_connection((self.server.host, self.server.port)) as connection:
-            connection.sendall(head.encode() + body)
-            self.wait_for(lambda: self.server.runs_of(user))
-            time.sleep(wait)
+            connection.settimeout(seconds)
+            connection.sendall(self._request_bytes(name))
+            with pytest.raises(TimeoutError):
+                connection.recv(1)
         exchange = self.exchanges[name] = Exchange(closed="client")
         return exchange
 

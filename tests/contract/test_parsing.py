@@ -12,20 +12,25 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_dify.api.calls import Call, Operation, ServiceApi, Upload, read_json
 from airflow_provider_dify.api.errors import Answer
 from airflow_provider_dify.api.events import EventDecoder
+from airflow_provider_dify.api.operations import Call, Operation, Upload, read_json
 from airflow_provider_dify.api.pauses import PauseReader
-from airflow_provider_dify.api.streaming import StreamReader
-from airflow_provider_dify.api.submission import Refusal, SubmissionReader
+from airflow_provider_dify.api.refusals import Refusal
+from airflow_provider_dify.api.service_api import ServiceApi
 from airflow_provider_dify.exceptions import (
     DifyError,
     DifyInvalidInputError,
     DifyTransportError,
 )
+from airflow_provider_dify.rules.streaming import StreamReader
+from airflow_provider_dify.rules.submission import SubmissionReader
 
 RECORDINGS = Path(__file__).parent / "recordings"
-FILES = sorted(f"{path.parent.name}/{path.stem}" for path in RECORDINGS.glob("*/*.json"))
+# Those of the knowledge API are read in test_knowledge_parsing.
+FILES = sorted(
+    f"{path.parent.name}/{path.stem}" for path in RECORDINGS.glob("*/*.json") if "knowledge" not in path.parent.name
+)
 
 # What is to come out of each recording, by its name or by version/name where versions differ:
 #   run S            GET run shows status S                   unknown run     the server shows no such run
@@ -328,9 +333,178 @@ EXPECTED |= {
     "parameters-release": "an object",
     "run-streaming-echo-release": "streams succeeded",
 }
+# Seen on Dify 1.16.1 and on the 1.14.2 release only, or other than on the servers above.
+EXPECTED |= {
+    "1.16.1/app-max-time-get-final": "run stopped",
+    "auth-bad-key-streaming": "DifyAuthenticationError 401 unauthorized",
+    "auth-dataset-key": "DifyAuthenticationError 401 unauthorized",
+    "auth-empty-key": "DifyAuthenticationError 401 unauthorized",
+    "bad-graph-blocking-release": "DifyInvalidInputError 400 invalid_param",
+    "bad-graph-streaming-get": "unknown run",
+    "bad-graph-streaming-release": "stream error DifyInvalidInputError 400 invalid_param",
+    "body-empty": "DifyInvalidInputError 400 bad_request",
+    "checkbox-word-streaming": "streams succeeded",
+    "code-sandbox-down-blocking": "ended failed",
+    "events-finished-resumed": "streams stopped",
+    "events-other-app": "DifyNotFoundError 404 not_found",
+    "events-resume-no-snapshot": "streams succeeded",
+    "file-output-blocking": "ended succeeded",
+    "file-output-get": "run succeeded",
+    "file-preview": "DifyNotFoundError 404 file_not_found",
+    "file-preview-after-run-release": "DifyNotFoundError 404 file_not_found",
+    "file-preview-release": "DifyNotFoundError 404 file_not_found",
+    "1.16.1/file-run-other-user": "DifyInvalidInputError 400 invalid_param",
+    "file-run-other-user-streaming-get": "unknown run",
+    "file-run-other-user-streaming-release": "silent",
+    "file-run-remote-unreachable": "DifyInvalidInputError 400 invalid_param",
+    "file-run-remote-unreachable-streaming-get": "unknown run",
+    "file-run-toplevel-files-streaming": "streams succeeded",
+    "file-run-unknown-id-streaming-release": "silent",
+    "file-upload-empty": "upload",
+    "file-upload-exe": "upload",
+    "file-upload-exe-release": "upload",
+    "file-upload-json": "DifyInvalidInputError 400 no_file_uploaded",
+    "file-upload-release": "upload",
+    "file-upload-two": "upload",
+    "file-upload-two-release": "upload",
+    "file-upload-unicode": "upload",
+    "health": "an object",
+    "human-blocking-form-post": "accepted",
+    "human-blocking-get-final": "run succeeded",
+    "human-blocking-release": "ended paused",
+    "human-form-get-after": "DifyInvalidInputError 412 human_input_form_submitted",
+    "human-form-post-no-inputs": "DifyInvalidInputError 400 invalid_param",
+    "human-form-post-no-user": "DifyInvalidInputError 400 invalid_param",
+    "human-form-unknown": "DifyNotFoundError 404 not_found",
+    "human-form-unknown-release": "DifyNotFoundError 404 not_found",
+    "human-select-events-finished": "streams succeeded",
+    "human-select-form-get": "a form",
+    "human-select-form-get-after": "DifyInvalidInputError 412 human_input_form_submitted",
+    "human-select-form-post": "accepted",
+    "human-select-form-post-bad-option": "DifyInvalidInputError 400 invalid_form_data",
+    "human-select-form-post-comment-number": "accepted",
+    "human-select-form-post-file-list": "DifyInvalidInputError 400 invalid_form_data",
+    "human-select-form-post-file-missing": "DifyInvalidInputError 400 invalid_form_data",
+    "human-select-form-post-file-remote-unreachable": "DifyInvalidInputError 400 invalid_form_data",
+    "human-select-form-post-file-string": "DifyInvalidInputError 400 invalid_form_data",
+    "human-select-form-post-file-unknown-id": "DifyInvalidInputError 400 invalid_form_data",
+    "human-select-form-post-file-wrong-type": "DifyInvalidInputError 400 invalid_form_data",
+    "human-select-form-post-other-user-file": "accepted",
+    "human-select-form-post-select-list": "DifyInvalidInputError 400 invalid_form_data",
+    "human-select-form-post-select-missing": "DifyInvalidInputError 400 invalid_form_data",
+    "human-select-form-post-submitter-file": "accepted",
+    "human-select-form-post-undeclared": "accepted",
+    "human-select-get-final": "run succeeded",
+    "human-select-stream": "streams paused",
+    "human-select-undeclared-get-final": "run succeeded",
+    "human-select-upload": "upload",
+    "info-release": "info",
+    "inputs-list": "DifyInvalidInputError 400 invalid_param",
+    "inputs-null": "DifyInvalidInputError 400 invalid_param",
+    "1.16.1/logs-after-iso": "logs succeeded succeeded",
+    "logs-before-iso": "logs",
+    "1.16.1/logs-by-user": "logs stopped",
+    "1.16.1/logs-no-filter": "logs succeeded succeeded succeeded",
+    "logs-page-0": "DifyInvalidInputError 400 invalid_param",
+    "1.16.1/logs-page-2": "logs succeeded succeeded stopped",
+    "1.16.1/logs-partial-row": "logs partial-succeeded",
+    "logs-status-stopped": "logs stopped stopped",
+    "1.16.1/logs-status-succeeded": "logs succeeded succeeded",
+    "logs-unknown-parameter": "logs succeeded",
+    "logs-user-unknown": "logs",
+    "meta": "an object",
+    "missing-required-streaming-events": "DifyNotFoundError 404 not_found",
+    "missing-required-streaming-get": "unknown run",
+    "missing-required-streaming-get-later": "unknown run",
+    "missing-required-streaming-logs": "logs",
+    "missing-required-streaming-logs-after-release": "logs",
+    "missing-required-streaming-logs-release": "logs",
+    "missing-required-streaming-stop": "accepted",
+    "multi-end-blocking": "ended failed",
+    "nginx-502-get-run": "DifyServerError 502 None",
+    "nginx-502-info": "DifyServerError 502 None",
+    "nginx-502-no-key": "DifyServerError 502 None",
+    "nginx-502-run-blocking": "DifyServerError 502 None",
+    "nginx-502-run-streaming": "DifyServerError 502 None",
+    "nginx-502-stop": "DifyServerError 502 None",
+    "nginx-api-killed-blocking": "DifyServerError 502 None",
+    "nginx-api-killed-stream": "streams nothing",
+    "nginx-info": "info",
+    "nginx-run-streaming-echo": "streams succeeded",
+    "nginx-unknown-path": "DifyServerError 502 None",
+    "number-list-streaming-get": "unknown run",
+    "number-list-streaming-logs": "logs",
+    "parameters-chatflow-release": "an object",
+    "parameters-human-select": "an object",
+    "path-openapi-v1": "DifyNotFoundError 404 None",
+    "path-openapi-v1-apps": "DifyNotFoundError 404 None",
+    "path-openapi-v1-health": "DifyNotFoundError 404 None",
+    "path-openapi-v1-version": "DifyNotFoundError 404 None",
+    "1.16.1/rate-limit-get-run": "unknown run",
+    "refused-streams-starve-server-release": "nothing",
+    "root": "DifyNotFoundError 404 None",
+    "select-bad-option-streaming-get": "unknown run",
+    "select-bad-option-streaming-logs": "logs",
+    "site": "an object",
+    "site-release": "an object",
+    "1.16.1/stop-blocking-run": "ended succeeded",
+    "stop-blocking-run-call": "accepted",
+    "stop-call-release": "accepted",
+    "stop-detached-call-release": "accepted",
+    "1.16.1/stop-detached-get-final": "run stopped",
+    "stop-detached-get-final-release": "run running",
+    "stop-detached-stream-release": "streams nothing",
+    "stop-get-final-release": "run running",
+    "stop-get-right-after": "run stopped",
+    "stop-get-right-after-release": "run running",
+    "stop-multi-node-call": "accepted",
+    "stop-no-body": "DifyResponseError 415 unsupported_media_type",
+    "stop-other-user-stream": "streams stopped",
+    "stop-paused-resume-events": "streams paused",
+    "stop-paused-resume-form-post": "accepted",
+    "stop-paused-resume-get": "run running",
+    "stop-paused-resume-get-final": "run stopped",
+    "stop-stream-release": "streams stopped",
+    "stop-stuck-get-release": "run running",
+    "stop-with-run-id-get": "run succeeded",
+    "text-too-long-streaming-get": "unknown run",
+    "text-too-long-streaming-logs": "logs",
+    "trace-bad": "ended succeeded",
+    "trace-session": "ended succeeded",
+    "trace-session-too-long": "DifyInvalidInputError 400 bad_request",
+    "user-300-chars-streaming": "DifyServerError 500 unknown",
+    "user-empty": "DifyInvalidInputError 400 invalid_param",
+    "1.16.1/wf-max-time-blocking": "ended stopped",
+    "1.16.1/wf-max-time-stream": "streams stopped",
+    "worker-killed-get-later": "run running",
+    "worker-terminated-get-after": "run stopped",
+    "worker-terminated-get-final": "run stopped",
+    "worker-terminated-get-right-after": "run stopped",
+    "worker-terminated-logs-after": "logs stopped",
+    "worker-terminated-multi-get-after": "run stopped",
+    "worker-terminated-multi-get-final": "run stopped",
+    "worker-terminated-multi-stream": "streams stopped",
+    "worker-terminated-queued-logs-after": "logs stopped",
+    "worker-terminated-queued-logs-before": "logs stopped",
+    "worker-terminated-queued-stream": "streams stopped",
+    "worker-terminated-stream": "streams stopped",
+}
+_COMMENT = ("comment", "paragraph", "dflt", (), False)
+FORM_FIELDS = {
+    "1.14.2/human-form-get": [_COMMENT],
+    "1.16.1/human-form-get": [_COMMENT],
+    "1.16.1/human-select-form-get": [
+        _COMMENT,
+        ("pick", "select", None, ("red", "green"), False),
+        ("att", "file", None, (), True),
+    ],
+}
 PAUSE_QUESTIONS = {
-    "events-paused-snapshot": "Approve",
-    "human-stream": "Approve",
+    "1.14.2/events-paused-snapshot": "Approve",
+    "1.14.2/human-stream": "Approve",
+    "1.16.1/events-paused-snapshot": "Approve",
+    "1.16.1/human-select-stream": "Please approve doc3",
+    "1.16.1/human-stream": "Approve",
 }
 
 
@@ -372,7 +546,11 @@ def operation_of(file: str) -> Operation[Any]:
         answer: dict[str, Any] = {"action": "approve", "inputs": {}, "user": "u"}
         token = path.rpartition("/")[2]
         return api.human_input_form(token) if method == "GET" else api.submit_human_input(token, **answer)
-    fixed = {"/workflows/logs": api.logs(), "/info": api.info(), "/parameters": api.parameters()}
+    fixed: dict[str, Operation[Any]] = {
+        "/workflows/logs": api.logs(),
+        "/info": api.info(),
+        "/parameters": api.parameters(),
+    }
     if method == "GET" and path in fixed:
         return fixed[path]
     return Operation(Call(method, path, "Asking"), lambda answer: read_json(answer, "Asking"))
@@ -391,11 +569,12 @@ def payloads_of(file: str) -> list[dict[str, Any]]:
 
 
 def test_every_recording_has_an_expected_outcome_and_none_is_stale() -> None:
-    assert len(FILES) > 300
+    assert len(FILES) > 700
     names = {file.partition("/")[2] for file in FILES}
     assert {key for key in EXPECTED if "/" not in key} == names
     assert {key for key in EXPECTED if "/" in key} <= set(FILES)
-    assert set(PAUSE_QUESTIONS) <= names
+    assert set(PAUSE_QUESTIONS) <= set(FILES)
+    assert set(FORM_FIELDS) == set(of_kind("a form"))
 
 
 def test_every_kind_of_outcome_is_tested() -> None:
@@ -504,7 +683,8 @@ def test_other_answers(file: str) -> None:
         assert value.author_name == told["author_name"]
     elif expected(file) == "a form":
         assert (value.content, value.expires_at) == (told["form_content"], told["expiration_time"])
-        assert [(each.name, each.default) for each in value.fields] == [("comment", "dflt")]
+        fields = [(each.name, each.type, each.default, each.options, each.is_file) for each in value.fields]
+        assert fields == FORM_FIELDS[file]
         assert [(each.id, each.title) for each in value.actions] == [("approve", "Approve"), ("reject", "Reject")]
     else:
         assert value == (None if expected(file) == "accepted" else told)
@@ -578,15 +758,66 @@ def test_streams_that_refuse(file: str) -> None:
         assert (type(error).__name__, str(error.status_code), str(error.code)) == (kind, status, code)
 
 
-@pytest.mark.parametrize("name", PAUSE_QUESTIONS)
-def test_what_a_paused_run_asks(name: str) -> None:
+@pytest.mark.parametrize("file", PAUSE_QUESTIONS)
+def test_what_a_paused_run_asks(file: str) -> None:
     reader = PauseReader()
-    more = [reader.feed(chunk) for chunk in chunks_of(f"1.14.2/{name}")]
+    more = [reader.feed(chunk) for chunk in chunks_of(file)]
     assert more[-1] is False
-    assert PAUSE_QUESTIONS[name] in reader.questions()[0]
-    tokens = [p["data"]["form_token"] for p in payloads_of(f"1.14.2/{name}") if "form_token" in p.get("data", {})]
+    assert PAUSE_QUESTIONS[file] in reader.questions()[0]
+    tokens = [p["data"]["form_token"] for p in payloads_of(file) if "form_token" in p.get("data", {})]
     assert tokens
     assert all(token not in text for token in tokens for text in reader.questions())
+
+
+NEWER = ["1.17.1", "1.20.0"]
+ADDED = {"news": {"list": [1, None], "text": "x"}}
+
+
+@pytest.mark.parametrize("version", NEWER)
+@pytest.mark.parametrize(
+    "file",
+    [file for file in of_kind("run ", "ended ", "logs", "upload", "info", "accepted", "a form") if "1.16.1" in file],
+)
+def test_answers_of_newer_servers(file: str, version: str) -> None:
+    """What a newer server adds to an answer is passed over."""
+    response, operation = load(file)["response"], operation_of(file)
+    body = {**response["json"], **ADDED}
+    if isinstance(body.get("data"), dict):
+        body["data"] = {**body["data"], **ADDED}
+    answer = Answer(response["status"], {**response["headers"], "x-version": version}, json.dumps(body).encode())
+    assert repr(operation.read(answer)).replace(version, "1.16.1") == repr(operation.read(answer_of(file)))
+
+
+@pytest.mark.parametrize("version", NEWER)
+@pytest.mark.parametrize("file", [file for file in of_kind("streams ", "stream error ") if "1.16.1" in file])
+def test_streams_of_newer_servers(file: str, version: str) -> None:
+    """An event of an unknown name is passed over wherever it comes, and so is what is added to known ones."""
+
+    def outcome(answer: Answer, stream: bytes) -> tuple[Any, ...]:
+        submission, reader = SubmissionReader(answer), StreamReader("u")
+        try:
+            submission.feed(stream)
+            events = [event.event for event in reader.feed(stream)]
+        except Refusal as refusal:
+            return type(refusal.error), str(refusal.error)
+        started = submission.started()
+        return started.workflow_run_id, started.task_id, started.app_id, reader.ended, events
+
+    told = payloads_of(file)
+    unknown = {"event": "news_chunk", "data": ADDED}
+    named = {key: told[-1][key] for key in ("workflow_run_id", "task_id") if key in told[-1]}
+    stream = "event: ping\n\n"
+    for payload in told:
+        if payload["event"] == "ping":
+            continue
+        data = {"data": payload["data"] | ADDED} if isinstance(payload.get("data"), dict) else {}
+        for each in (payload | data | ADDED, unknown | named):
+            stream += f"data: {json.dumps(each)}\n\n"
+    recorded = answer_of(file)
+    answer = Answer(recorded.status, {**recorded.headers, "x-version": version}, b"")
+    found, expected_outcome = outcome(answer, stream.encode()), outcome(recorded, b"".join(chunks_of(file)))
+    without = [event for event in found[-1] if event != "news_chunk"] if isinstance(found[-1], list) else found[-1]
+    assert (*found[:-1], without) == expected_outcome
 
 
 def test_an_id_that_is_no_uuid_is_refused_before_anything_is_sent() -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypedDict
+
+from airflow.sdk import task
 
 from airflow_provider_dify.decorators.workflow import dify_workflow_task
+from airflow_provider_dify.operators.workflow import DifyRunWorkflowOperator
+from airflow_provider_dify.sensors.workflow import DifyWorkflowRunSensor
 
 
 @dify_workflow_task
@@ -46,3 +50,42 @@ def returns_a_text() -> str:
 @dify_workflow_task  # error: arg-type
 def returns_a_list() -> list[str]:
     return ["x"]
+
+
+class Summary(TypedDict):
+    summary: str
+    word_count: int
+
+
+@task
+def inputs_of_today() -> dict[str, str]:
+    return {"text": "x"}
+
+
+@task
+def paths() -> list[str]:
+    return ["/data/a.pdf"]
+
+
+def publish(summary: str, words: int) -> None: ...
+
+
+start = DifyRunWorkflowOperator[Summary](
+    task_id="start", inputs=inputs_of_today(), files=paths(), wait_for_termination=False, on_rate_limit="fail"
+)
+DifyWorkflowRunSensor(task_id="wait", workflow_run_id=start.output, on_pause="fail")
+DifyWorkflowRunSensor(task_id="id", workflow_run_id="{{ ti.xcom_pull('start') }}")
+DifyRunWorkflowOperator(task_id="template", inputs="{{ params.inputs | tojson }}", response_mode="blocking")
+DifyRunWorkflowOperator(task_id="chained", inputs={"text": start.output}, user=bare("x"))
+DifyRunWorkflowOperator.partial(task_id="mapped", deferrable=True).expand(inputs=paths())
+publish(start.outputs["summary"], start.outputs["word_count"])
+
+publish(start.outputs["word_count"], 1)  # error: arg-type
+start.outputs["sumary"]  # error: typeddict-item
+DifyRunWorkflowOperator(task_id="a", on_pause="ask nobody")  # error: arg-type
+DifyRunWorkflowOperator(task_id="b", response_mode="async")  # error: arg-type
+DifyRunWorkflowOperator(task_id="c", on_orphaned_intent="wait")  # error: arg-type
+DifyRunWorkflowOperator(task_id="d", inputs=["x"])  # error: arg-type
+DifyRunWorkflowOperator(task_id="e", files=7)  # error: arg-type
+DifyWorkflowRunSensor(task_id="f", workflow_run_id={"body": "x"})  # error: arg-type
+DifyWorkflowRunSensor(task_id="g")  # error: call-arg

@@ -23,19 +23,18 @@ import argparse
 import json
 import os
 import random
-import signal
 import tempfile
 import time
 from collections import Counter, defaultdict
 from contextlib import suppress
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_dify.testing.runs import RunRecord
 from airflow_provider_dify.testing.server import DifyServer
+from tests.faults.counting import faults_of
 from tests.faults.test_real_faults import DAGS, LIMIT, SETTINGS
 from tests.integration.airflow_processes import Airflow, wait_for
+from tests.integration.airflow_tables import TASK_INSTANCE, TASK_STATE_STORE
 from tests.integration.postgres import Postgres
 
 # Not a gateway's 502: it leaves the fate of a submission unknown, which no retry sends again and nothing here clears.
@@ -64,13 +63,7 @@ class Disturber:
             print(f"  {kind.__name__}", flush=True)
 
     def kill_worker(self) -> bool:
-        query = "SELECT pid FROM task_instance WHERE state = 'running' AND pid IS NOT NULL"
-        pids = [pid for (pid,) in self._airflow.rows(query)]
-        if not pids:
-            return False
-        with suppress(ProcessLookupError):
-            os.kill(self._chance.choice(pids), signal.SIGKILL)
-        return True
+        return self._airflow.kill_a_task(self._chance)
 
     def kill_triggerer(self) -> bool:
         return self._restart("triggerer")
@@ -157,10 +150,10 @@ def soak(runs: int, seconds: float, seed: int, home: Path, *, upgrades: bool) ->
 
             with suppress(AssertionError):
                 wait_for("the end", is_over, LIMIT + 3 * runs)
-            states = airflow.rows("SELECT map_index, state, dag_id FROM task_instance WHERE run_id = ?", RUN_ID)
+            states = airflow.rows(f"SELECT map_index, state, dag_id FROM {TASK_INSTANCE} WHERE run_id = ?", RUN_ID)
             wrong = [f"{dag} {index} is {state}" for index, state, dag in states if state != "success"]
             wrong += [last_log(home, dag, index) for index, state, dag in states if state != "success"]
-            tries = sum(number for (number,) in airflow.rows("SELECT try_number FROM task_instance"))
+            tries = sum(number for (number,) in airflow.rows(f"SELECT try_number FROM {TASK_INSTANCE}"))
             if upgrades:
                 print("\n".join(failures(home)) or "no try has failed", flush=True)
             if len(states) != runs:
@@ -179,9 +172,9 @@ def clear_doubtful(airflow: Airflow, dify: DifyServer) -> list[str]:
     """
     if not airflow.rows("SELECT 1 FROM information_schema.tables WHERE table_name = 'task_state_store'"):
         return []
-    query = """
-        SELECT s.value, i.dag_id, i.map_index, i.try_number FROM task_state_store s
-        JOIN task_instance i USING (dag_id, run_id, task_id, map_index) WHERE i.state IN ('up_for_retry', 'failed')
+    query = f"""
+        SELECT s.value, dag_id, map_index, ti.try_number FROM {TASK_STATE_STORE}
+        JOIN {TASK_INSTANCE} USING (dag_id, run_id, task_id, map_index) WHERE ti.state IN ('up_for_retry', 'failed')
     """
     cleared = []
     for value, dag_id, map_index, number in airflow.rows(query):
@@ -215,28 +208,6 @@ def failures(home: Path) -> list[str]:
 def has_ended(airflow: Airflow) -> bool:
     ended = airflow.rows("SELECT 1 FROM dag_run WHERE run_id = ? AND state IN ('success', 'failed')", RUN_ID)
     return len(ended) == 2
-
-
-def faults_of(dify: DifyServer, tasks: int) -> list[str]:
-    """Return what the server's books show that must not be."""
-    by_task: dict[str, list[RunRecord]] = defaultdict(list)
-    for run in dify.runs:
-        # A marker ends with its life and try; a life that was cleared has no run here.
-        by_task["/".join(run.user.split("/")[:-2])].append(run)
-    wrong = [f"{run.id} ({run.user}) is still {run.status}" for run in dify.active_runs()]
-    if len(by_task) != tasks:
-        wrong.append(f"runs of {len(by_task)} tasks instead of {tasks}")
-    for user, runs in by_task.items():
-        succeeded = [run for run in runs if run.status == "succeeded"]
-        rest = {run.status for run in runs} - {"succeeded"}
-        if len(succeeded) != 1 or not rest <= {"lost", "stopped"}:
-            wrong.append(f"{user}: {[run.status for run in runs]}")
-        for earlier, later in pairwise(sorted(runs, key=lambda run: run.created_at)):
-            # Nothing executes a lost run, whose row no stop changes. A stop of others takes Dify up to a second.
-            has_ended_before = earlier.finished_at is not None and earlier.finished_at <= later.created_at + 1
-            if earlier.status != "lost" and not has_ended_before:
-                wrong.append(f"{user}: {later.id} was started while {earlier.id} was {earlier.status}")
-    return wrong
 
 
 def main() -> int:

@@ -14,15 +14,18 @@ from airflow_provider_dify.testing.workflows import Input, Workflow
 from tests.faults.tries import Task, connect
 
 INPUTS = {"text": "hello"}
-EXECUTION = "airflow_provider_dify.operators.execution.Execution"
+EXECUTION = "airflow_provider_dify.runtime.task_run.Execution"
 FAULTS: dict[str, dict[str, Any]] = {
     "healthy": {},
     "reset after it was accepted": {"kind": "accept_then_reset"},
     "502 after it was accepted": {"kind": "accept_then_status", "status": 502},
     "cut within the first event": {"kind": "cut", "after_bytes": 60},
     "clean end after the ping": {"kind": "cut", "after_events": 0, "clean": True},
-    "only the end is told": {"kind": "lose_events", "events": ("workflow_started", "node_started", "node_finished")},
-    "nothing is told": {"kind": "lose_events", "events": ("*",)},
+    "only the end is reported": {
+        "kind": "lose_events",
+        "events": ("workflow_started", "node_started", "node_finished"),
+    },
+    "nothing is reported": {"kind": "lose_events", "events": ("*",)},
     "rate limit": {"kind": "status", "status": 429, "headers": {"Retry-After": "0"}},
 }
 DEATHS = {
@@ -45,7 +48,7 @@ lives = st.lists(st.lists(tries, max_size=2), min_size=1, max_size=2)
 
 
 @given(lives=lives, last=st.sampled_from(sorted(FAULTS)), store=st.booleans(), deferrable=st.booleans())
-@example(lives=[[("nothing is told", "between id and wait")], []], last="healthy", store=False, deferrable=True)
+@example(lives=[[("nothing is reported", "between id and wait")], []], last="healthy", store=False, deferrable=True)
 @example(lives=[[("rate limit", "between POST and id")]], last="rate limit", store=True, deferrable=False)
 @settings(
     max_examples=25,
@@ -58,12 +61,12 @@ def test_each_life_has_one_run(lives: list[list[tuple[str, str]]], last: str, st
     workflow = Workflow("echo", inputs=[Input("text")], duration=0.05, outputs={"text": "{text}"})
     with DifyServer([workflow]) as server, pytest.MonkeyPatch.context() as patch:
         connect(patch, server, "echo")
-        patch.setattr("airflow_provider_dify.api.attempts.QUEUE_PATIENCE_SECONDS", 0.5)
+        patch.setattr("airflow_provider_dify.rules.earlier_tries.QUEUE_PATIENCE_SECONDS", 0.5)
         task = Task(store=store, deferrable=deferrable, inputs=INPUTS, retries=3, submit_timeout=0.3)
         begun = False
-        for number, life in enumerate(lives, start=1):
+        for number, generation in enumerate(lives, start=1):
             start = task.clear if begun else task.run
-            for fault, death in life:
+            for fault, death in generation:
                 inject(server, fault)
                 with pytest.MonkeyPatch.context() as deadly:
                     for step in DEATHS[death]:

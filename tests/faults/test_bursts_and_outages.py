@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_dify.api import transitions
-from airflow_provider_dify.api.submission import rate_limit_wait
 from airflow_provider_dify.exceptions import DifyRunTimeoutError
+from airflow_provider_dify.rules import recovery as transitions
+from airflow_provider_dify.rules.submission import rate_limit_wait
 from airflow_provider_dify.testing.server import DifyServer
 from tests.faults.tries import Task, connect
 from tests.integration.airflow_dags import is_airflow_2
@@ -35,16 +35,7 @@ def run_all(tasks: list[Task]) -> list[Any]:
 
         import_all_models()
     with ThreadPoolExecutor(len(tasks)) as pool:
-        return list(pool.map(run_in_thread, tasks))
-
-
-def run_in_thread(task: Task) -> Any:
-    if is_airflow_2():
-        # It keeps who called an operator in a thread's local that only the importing thread has.
-        from airflow.models.baseoperator import ExecutorSafeguard
-
-        ExecutorSafeguard._sentinel.callers = {}
-    return task.run()
+        return list(pool.map(Task.run, tasks))
 
 
 def check_exactly_once(server: DifyServer, count: int) -> None:

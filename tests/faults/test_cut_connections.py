@@ -74,17 +74,17 @@ def test_a_submission_that_never_arrived_is_not_told_from_a_queued_one(
         cut.run()
     marker = "airflow/dag/task/manual__2026-01-01T00:00:00+00:00/2/1"
     assert repr(marker) in str(caught.value)
-    assert ("does not submit" if store else "submits anew where it finds none") in str(caught.value)
+    assert ("does not submit" if store else "submits again where it finds none") in str(caught.value)
     assert (proxy.cuts, proxy.submissions, server.runs) == (1, 1, [])
     if store:
         # It is known that the first try has submitted: as long as nobody clears the task nothing is sent again.
-        with pytest.raises(DifySubmissionUnknownError, match="a clear submits anew") as caught:
+        with pytest.raises(DifySubmissionUnknownError, match="a clear submits again") as caught:
             cut.retry()
         assert repr(marker) in str(caught.value)
         assert (proxy.submissions, server.runs) == (1, [])
         assert cut.clear() == INPUTS
     else:
-        monkeypatch.setattr("airflow_provider_dify.api.attempts.QUEUE_PATIENCE_SECONDS", 0.5)
+        monkeypatch.setattr("airflow_provider_dify.rules.earlier_tries.QUEUE_PATIENCE_SECONDS", 0.5)
         assert cut.retry() == INPUTS
     assert (proxy.submissions, len(server.runs)) == (2, 1)
     assert server.active_runs() == []

@@ -24,7 +24,7 @@ LONG = Workflow("long", inputs=[Input("text")], duration=60.0)
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[DifyServer]:
-    monkeypatch.setattr("airflow_provider_dify.api.attempts.QUEUE_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("airflow_provider_dify.rules.earlier_tries.QUEUE_PATIENCE_SECONDS", 0.5)
     with DifyServer([ECHO, LONG]) as server:
         connect(monkeypatch, server, "echo")
         yield server

@@ -15,6 +15,7 @@ import pytest
 
 from airflow_provider_dify.testing.server import DifyServer
 from tests.integration.airflow_processes import Airflow, wait_for
+from tests.integration.airflow_tables import TASK_INSTANCE
 from tests.integration.postgres import Postgres
 
 pytestmark = [pytest.mark.postgres, pytest.mark.xdist_group("race"), pytest.mark.timeout(1800)]
@@ -44,7 +45,7 @@ class Stage:
 
     def failed(self, run_id: str) -> list[Any]:
         """Return the tasks that have not succeeded, and what the audit log has of a mismatch."""
-        query = "SELECT task_id, map_index, state FROM task_instance WHERE run_id = ? AND state <> 'success'"
+        query = f"SELECT task_id, map_index, state FROM {TASK_INSTANCE} WHERE run_id = ? AND state <> 'success'"
         mismatches = "SELECT map_index, extra FROM log WHERE run_id = ? AND event = 'state mismatch'"
         return self.airflow.rows(query, run_id) + self.airflow.rows(mismatches, run_id)
 
@@ -87,12 +88,14 @@ def test_short_runs_end_well_with_one_process_each(stage: Stage, batch: int) -> 
     assert stage.worker_processes(run_id) == TASKS
 
 
+@pytest.mark.any_airflow
 def test_short_runs_that_queue_in_dify_end_well(stage: Stage) -> None:
     stage.run("runs_busy", "queued", seconds=2)
     assert stage.failed("queued") == []
     assert [run.status for run in stage.busy.runs] == ["succeeded"] * TASKS
 
 
+@pytest.mark.any_airflow
 def test_long_runs_end_well(stage: Stage) -> None:
     stage.run("runs_free", "long", seconds=15)
     assert stage.failed("long") == []

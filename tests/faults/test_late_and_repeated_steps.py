@@ -18,8 +18,8 @@ from tests.faults.test_stops_that_fail import STEPS, until
 from tests.faults.tries import Killed, Task, connect, death, die, modes, stops, stores
 
 INPUTS = {"text": "hello"}
-EXECUTION = "airflow_provider_dify.operators.execution.Execution"
-SLEEP = "airflow_provider_dify.operators.execution.time.sleep"
+EXECUTION = "airflow_provider_dify.runtime.task_run.Execution"
+SLEEP = "airflow_provider_dify.runtime.task_run.time.sleep"
 RATE_LIMIT = Fault("submit", "status", status=429, headers={"Retry-After": "0"})
 
 
@@ -33,7 +33,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[DifyServer]:
     ]
     with DifyServer(workflows) as server:
         connect(monkeypatch, server, "echo")
-        monkeypatch.setattr("airflow_provider_dify.api.attempts.QUEUE_PATIENCE_SECONDS", 1.0)
+        monkeypatch.setattr("airflow_provider_dify.rules.earlier_tries.QUEUE_PATIENCE_SECONDS", 1.0)
         yield server
 
 
@@ -70,7 +70,7 @@ def test_a_task_that_is_killed_as_its_submission_leaves_stops_what_it_started(
         write_down(execution, submission)
         killed.operator.on_kill()
 
-    from airflow_provider_dify.operators.execution import Execution
+    from airflow_provider_dify.runtime.task_run import Execution
 
     write_down = Execution._before_send
     with monkeypatch.context() as patch:
@@ -106,7 +106,7 @@ def set_current_context(context: Any) -> Any:
     try:
         from airflow.sdk.execution_time.context import set_current_context
     except ImportError:
-        from airflow.models.taskinstance import set_current_context
+        from airflow.models.taskinstance import set_current_context  # type: ignore[attr-defined]
     return set_current_context(context)
 
 
@@ -180,7 +180,7 @@ def test_a_process_that_thaws_after_its_deadline_does_not_stop_what_a_retry_has_
         return look(hook, *rest, **options)
 
     monkeypatch.setattr(DifyHook, "look", thaw)
-    with pytest.raises(DifyRunTimeoutError, match="a retry of the task takes it up"):
+    with pytest.raises(DifyRunTimeoutError, match="a retry of the task reattaches to it"):
         task.run()
     assert stops(server) == []
     assert statuses(server) == ["running"]

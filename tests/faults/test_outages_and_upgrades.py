@@ -12,11 +12,12 @@ import pytest
 from airflow_provider_dify.exceptions import (
     DifyAuthenticationError,
     DifyError,
+    DifyRateLimitError,
     DifyRunStoppedError,
     DifyTransportError,
 )
 from airflow_provider_dify.hooks.dify import DifyHook
-from airflow_provider_dify.hooks.forms import forget_forms
+from airflow_provider_dify.runtime.input_form_cache import forget_forms
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
 from airflow_provider_dify.testing.workflows import Input, Workflow
@@ -91,7 +92,7 @@ def test_a_short_silence_is_no_outage_where_the_server_answers_otherwise(server:
 def test_an_outage_beyond_the_deadline_fails_the_try_and_the_retry_submits(
     server: DifyServer, outage: str, deferrable: bool, store: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_provider_dify.api.attempts.QUEUE_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("airflow_provider_dify.rules.earlier_tries.QUEUE_PATIENCE_SECONDS", 0.3)
     task = Task(store=store, deferrable=deferrable, inputs=INPUTS, timeout=1.5)
     server.down(outage)
     began = time.monotonic()
@@ -162,7 +163,7 @@ def test_an_orphaned_intent_is_sent_again_only_where_the_author_says_so(
 def newest(monkeypatch: pytest.MonkeyPatch) -> Iterator[DifyServer]:
     forget_forms()
     for name in ("_RESUBMISSION_FIRST_SECONDS", "_RESUBMISSION_LONGEST_SECONDS"):
-        monkeypatch.setattr(f"airflow_provider_dify.api.outages.{name}", 0.3)
+        monkeypatch.setattr(f"airflow_provider_dify.rules.outages.{name}", 0.3)
     workflow = Workflow("slow", inputs=[Input("text")], duration=0.6, outputs={"text": "{text}"})
     with DifyServer([workflow], emulate="1.16.1") as server:
         connect(monkeypatch, server, "slow")
@@ -209,6 +210,17 @@ def test_a_run_that_a_shutdown_has_stopped_is_submitted_again_within_the_try(
 
 
 @modes
+def test_a_refusal_after_a_shutdown_names_the_run_whose_marker_it_shares(newest: DifyServer, deferrable: bool) -> None:
+    """``DifyRetryPolicy`` reschedules no error that names a run: the same try would submit under that marker again."""
+    newest.inject(Fault("submit", "too_many_requests", after=1))
+    task = Task(store=True, deferrable=deferrable, inputs=INPUTS, on_rate_limit="fail")
+    with shutting_down(newest, 1), pytest.raises(DifyRateLimitError) as raised:
+        task.run()
+    assert [run.status for run in newest.runs] == ["stopped"]
+    assert raised.value.workflow_run_id == newest.runs[0].id
+
+
+@modes
 @stores
 def test_a_queued_run_after_a_shutdown_is_waited_for_and_not_taken_for_the_stopped_one(
     newest: DifyServer, deferrable: bool, store: bool
@@ -235,10 +247,10 @@ def test_a_server_that_shuts_down_again_and_again_fails_the_task_after_five_time
 def test_a_worker_that_dies_while_it_waits_to_submit_again_leaves_no_second_run(
     newest: DifyServer, deferrable: bool, store: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_provider_dify.api.attempts.QUEUE_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("airflow_provider_dify.rules.earlier_tries.QUEUE_PATIENCE_SECONDS", 0.3)
     task = Task(store=store, deferrable=deferrable, inputs=INPUTS)
     with shutting_down(newest, 1), monkeypatch.context() as patch:
-        patch.setattr("airflow_provider_dify.operators.execution.Execution._await_turn", die)
+        patch.setattr("airflow_provider_dify.runtime.task_run.Execution._await_turn", die)
         with pytest.raises(Killed):
             task.run()
     assert task.retry() == INPUTS

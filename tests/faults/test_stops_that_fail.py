@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from airflow_provider_dify.exceptions import DifyRunTimeoutError
-from airflow_provider_dify.hooks.dify import STOP_TIMEOUT_SECONDS
+from airflow_provider_dify.rules.exchanges import STOP_TIMEOUT_SECONDS
+from airflow_provider_dify.runtime.stopping import CALLS_ON_KILL
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
 from airflow_provider_dify.testing.workflows import Input, Step, Workflow
 from airflow_provider_dify.triggers import workflow as triggers
-from tests.faults.test_bursts_and_outages import run_in_thread
 from tests.faults.tries import Killed, Task, connect, death, modes, requests_to, stops, stores
 
 INPUTS = {"text": "hello"}
@@ -54,12 +54,12 @@ def looks_after(server: DifyServer, moment: float) -> list[float]:
     return [at for at in requests_to(server, "GET", server.runs[0].id) if at > moment]
 
 
-def check_retry(task: Task, server: DifyServer, *, takes_up: bool) -> None:
+def check_retry(task: Task, server: DifyServer, *, may_reattach: bool) -> None:
     """Let the retry go as far as its run's id."""
     runs = len(server.runs)
     with death("between id and wait"):
         task.retry()
-    assert len(server.runs) == (runs if takes_up else runs + 1)
+    assert len(server.runs) == (runs if may_reattach else runs + 1)
     assert task.ti.xcoms["workflow_run_id"] == server.runs[-1].id
 
 
@@ -82,15 +82,17 @@ def test_the_deadline_is_the_error_whatever_the_stop_comes_to(
     assert looks_after(server, stopped) == []
     assert [run.status for run in server.runs] == ["running"]
     asked = fault is NO_EFFECT
-    takes_up = not (asked and store)
-    if takes_up:
+    may_reattach = not (asked and store)
+    if may_reattach:
         expected = (
-            "or takes this one up where Dify still shows it as active" if asked else "a retry of the task takes it"
+            "or reattaches to this one where Dify still shows it as active"
+            if asked
+            else "a retry of the task reattaches to it"
         )
     else:
         expected = "A retry of the task starts a new run."
     assert expected in str(caught.value)
-    check_retry(late, server, takes_up=takes_up)
+    check_retry(late, server, may_reattach=may_reattach)
 
 
 @modes
@@ -100,7 +102,7 @@ def test_a_stop_that_works_lets_the_retry_start_anew(server: DifyServer, deferra
     with pytest.raises(DifyRunTimeoutError, match="A retry of the task starts a new run"):
         late.run()
     until(lambda: server.runs[0].status != "running")
-    check_retry(late, server, takes_up=False)
+    check_retry(late, server, may_reattach=False)
     assert [run.status for run in server.runs] == ["stopped", "running"]
 
 
@@ -109,10 +111,10 @@ def test_without_cancel_on_timeout_nothing_is_stopped_and_the_retry_takes_it_up(
     server: DifyServer, deferrable: bool
 ) -> None:
     late = Task(store=True, deferrable=deferrable, inputs=INPUTS, timeout=0.5, cancel_on_timeout=False)
-    with pytest.raises(DifyRunTimeoutError, match="a retry of the task takes it up"):
+    with pytest.raises(DifyRunTimeoutError, match="a retry of the task reattaches to it"):
         late.run()
     assert stops(server) == []
-    check_retry(late, server, takes_up=True)
+    check_retry(late, server, may_reattach=True)
 
 
 # --- on_kill on the worker
@@ -130,7 +132,7 @@ def kill_on_worker(task: Task, ready: Callable[[], Any]) -> float:
 
     def run() -> None:
         with suppress(Killed):
-            run_in_thread(task)
+            task.run()
 
     thread = threading.Thread(target=run)
     with pytest.MonkeyPatch.context() as patch:
@@ -154,7 +156,7 @@ def test_on_kill_ends_in_time_whatever_the_stop_comes_to(server: DifyServer, fau
     assert kill_on_worker(killed, lambda: "workflow_run_id" in killed.ti.xcoms) < BOUND
     assert len(stops(server)) == 1
     assert [run.status for run in server.runs] == ["running"]
-    check_retry(killed, server, takes_up=not (fault is NO_EFFECT and store))
+    check_retry(killed, server, may_reattach=not (fault is NO_EFFECT and store))
 
 
 def test_on_kill_stops_a_run_that_was_found_by_its_marker(server: DifyServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +166,7 @@ def test_on_kill_stops_a_run_that_was_found_by_its_marker(server: DifyServer, mo
     took = kill_on_worker(killed, lambda: "workflow_run_id" in killed.ti.xcoms)
     assert took < BOUND + STOP_TIMEOUT_SECONDS
     until(lambda: not server.active_runs())
-    check_retry(killed, server, takes_up=False)
+    check_retry(killed, server, may_reattach=False)
 
 
 def test_on_kill_of_a_task_that_never_learned_its_run_s_id_stops_it(
@@ -194,14 +196,14 @@ def test_on_kill_of_a_run_that_cannot_be_stopped_leaves_it_to_the_retry(server: 
     took = kill_on_worker(killed, lambda: "workflow_run_id" in killed.ti.xcoms)
     assert took < BOUND
     assert stops(server) == []
-    check_retry(killed, server, takes_up=True)
+    check_retry(killed, server, may_reattach=True)
 
 
 def test_on_kill_without_cancel_on_kill_asks_for_nothing(server: DifyServer) -> None:
     killed = Task(store=True, deferrable=False, inputs=INPUTS, cancel_on_kill=False)
     kill_on_worker(killed, lambda: "workflow_run_id" in killed.ti.xcoms)
     assert stops(server) == []
-    check_retry(killed, server, takes_up=True)
+    check_retry(killed, server, may_reattach=True)
 
 
 # --- The trigger
@@ -241,7 +243,7 @@ async def end_trigger(trigger: Any, ready: Callable[[], Any], *, by_person: bool
             assert not task.done(), task
             await asyncio.sleep(0.01)
         began = time.monotonic()
-        if triggers.CALLS_ON_KILL and by_person:
+        if CALLS_ON_KILL and by_person:
             await trigger.on_kill()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -315,7 +317,7 @@ def test_without_the_store_a_run_that_could_not_be_stopped_is_taken_up_only_wher
 ) -> None:
     server.inject(REFUSED_500)
     late = Task(store=False, deferrable=deferrable, inputs=INPUTS, timeout=0.5, durable=durable)
-    expected = "takes it up" if durable else "starts a second run beside it"
+    expected = "reattaches to it" if durable else "starts a second run beside it"
     with pytest.raises(DifyRunTimeoutError, match=expected):
         late.run()
-    check_retry(late, server, takes_up=durable)
+    check_retry(late, server, may_reattach=durable)

@@ -114,7 +114,7 @@ def test_a_blocking_call_that_dies_at_a_gateway_is_found_again(
 def test_a_rate_limited_submission_waits_its_turn(
     server: DifyServer, task: Callable[..., Task], deferrable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_provider_dify.api.transitions.rate_limit_wait", lambda *_: 0.1)
+    monkeypatch.setattr("airflow_provider_dify.rules.recovery.rate_limit_wait", lambda *_: 0.1)
     server.inject(Fault("submit", "too_many_requests", times=2))
     server.inject(Fault("submit", "too_many_requests", status=429))
     assert task(deferrable=deferrable).run() == INPUTS
@@ -155,10 +155,10 @@ def test_a_worker_killed_before_the_post_has_started_nothing(
     store: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("airflow_provider_dify.api.attempts.QUEUE_PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr("airflow_provider_dify.rules.earlier_tries.QUEUE_PATIENCE_SECONDS", 1.0)
     killed = task(deferrable=deferrable, store=store)
     with monkeypatch.context() as patch:
-        patch.setattr("airflow_provider_dify.operators.execution.Execution._begin", die)
+        patch.setattr("airflow_provider_dify.runtime.task_run.Execution._begin", die)
         with pytest.raises(Killed):
             killed.run()
     assert killed.retry() == INPUTS
@@ -177,7 +177,7 @@ def test_a_worker_killed_before_the_submission_leaves_has_started_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """However close to the POST it was: the retry submits, and does not look for what cannot be."""
-    monkeypatch.setattr("airflow_provider_dify.api.attempts.QUEUE_PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr("airflow_provider_dify.rules.earlier_tries.QUEUE_PATIENCE_SECONDS", 1.0)
     killed = task(deferrable=deferrable, store=store)
     with monkeypatch.context() as patch:
         patch.setattr(where, die)
@@ -205,7 +205,7 @@ def test_a_worker_killed_as_the_submission_leaves_never_has_a_second_run_started
         patch.setattr(killed.store, "set", write_and_die)
         with pytest.raises(Killed):
             killed.run()
-    with pytest.raises(DifySubmissionUnknownError, match="A retry of the task looks for it"):
+    with pytest.raises(DifySubmissionUnknownError, match="A retry of the task searches for it"):
         killed.retry()
     assert runs(server) == 0
     assert killed.clear() == INPUTS
@@ -237,7 +237,7 @@ def test_a_worker_killed_between_post_and_run_id_has_its_run_adopted(
 ) -> None:
     killed = task(deferrable=deferrable, store=store)
     with monkeypatch.context() as patch:
-        patch.setattr("airflow_provider_dify.operators.execution.Execution._announce", die)
+        patch.setattr("airflow_provider_dify.runtime.task_run.Execution._announce", die)
         with pytest.raises(Killed):
             killed.run()
     assert killed.retry() == INPUTS
@@ -255,7 +255,7 @@ def test_a_worker_killed_after_the_run_id_has_its_run_adopted(
 ) -> None:
     killed = task(deferrable=deferrable, store=store)
     with monkeypatch.context() as patch:
-        patch.setattr("airflow_provider_dify.operators.execution.Execution._await", die)
+        patch.setattr("airflow_provider_dify.runtime.task_run.Execution._await", die)
         with pytest.raises(Killed):
             killed.run()
     assert killed.retry() == INPUTS
@@ -301,7 +301,7 @@ def test_a_clear_stops_what_the_former_life_has_left_running(
 ) -> None:
     left = task("long", store=True)
     with monkeypatch.context() as patch:
-        patch.setattr("airflow_provider_dify.operators.execution.Execution._await", die)
+        patch.setattr("airflow_provider_dify.runtime.task_run.Execution._await", die)
         with pytest.raises(Killed):
             left.run()
         with pytest.raises(Killed):
@@ -316,7 +316,7 @@ def test_without_durable_a_retry_starts_a_second_run(
 ) -> None:
     killed = task(deferrable=deferrable, durable=False)
     with monkeypatch.context() as patch:
-        patch.setattr("airflow_provider_dify.operators.execution.Execution._await", die)
+        patch.setattr("airflow_provider_dify.runtime.task_run.Execution._await", die)
         with pytest.raises(Killed):
             killed.run()
     assert killed.retry() == INPUTS
@@ -365,7 +365,7 @@ def test_a_run_whose_stop_is_impossible_is_taken_up_by_the_retry(
     late = task(deferrable=deferrable, timeout=0.6)
     monkeypatch.setattr(DifyHook, "find_task_id", lambda *_: None)
     server.inject(Fault("get_run", "stale_row", seconds=2.0))
-    with pytest.raises(DifyRunTimeoutError, match="takes it up"):
+    with pytest.raises(DifyRunTimeoutError, match="reattaches to it"):
         late.run()
     late.parameters["timeout"] = 20
     assert late.retry() == INPUTS
@@ -374,12 +374,15 @@ def test_a_run_whose_stop_is_impossible_is_taken_up_by_the_retry(
 
 @modes
 def test_a_refused_submission_leaves_nothing_behind(
-    server: DifyServer, task: Callable[..., Task], deferrable: bool
+    monkeypatch: pytest.MonkeyPatch, task: Callable[..., Task], deferrable: bool
 ) -> None:
     refused = task(deferrable=deferrable, inputs={}, validate_inputs=False)
-    with pytest.raises(DifyInvalidInputError, match="text is required"):
-        refused.run()
-    assert runs(server) == 0
+    # 1.14.2 does not say that it refuses.
+    with DifyServer([ECHO], emulate="1.16.1") as server:
+        connect(monkeypatch, server, "echo")
+        with pytest.raises(DifyInvalidInputError, match="text is required"):
+            refused.run()
+        assert runs(server) == 0
     assert refused.store is not None
     assert refused.store.values == {}
 

@@ -38,7 +38,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def check_healthy_retry(server: DifyServer, refused: Task, monkeypatch: pytest.MonkeyPatch, sent: int = 1) -> None:
     """Let the retry run: it submits at once where the store tells that there is nothing, and else has to look."""
     assert refused.store is None or refused.store.values == {}
-    monkeypatch.setattr("airflow_provider_dify.api.attempts.QUEUE_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr("airflow_provider_dify.rules.earlier_tries.QUEUE_PATIENCE_SECONDS", 0.3)
     before = len(look_ups(server))
     assert refused.retry() == INPUTS
     assert [run.status for run in server.runs] == ["succeeded"]
@@ -123,7 +123,7 @@ def test_a_rate_limit_that_the_task_waits_out(
     server: DifyServer, monkeypatch: pytest.MonkeyPatch, deferrable: bool, limit: dict[str, Any]
 ) -> None:
     """After Retry-After at the earliest, else after an interval that grows."""
-    monkeypatch.setattr("airflow_provider_dify.api.submission.RATE_LIMIT_FIRST_SECONDS", 0.1)
+    monkeypatch.setattr("airflow_provider_dify.rules.submission.RATE_LIMIT_FIRST_SECONDS", 0.1)
     connect(monkeypatch, server, "echo")
     server.inject(rate_limit(**limit, times=2))
     limited = Task(store=True, deferrable=deferrable, inputs=INPUTS)

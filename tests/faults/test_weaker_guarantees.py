@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_dify.exceptions import DifyError, DifyRunTimeoutError, DifySubmissionUnknownError
-from airflow_provider_dify.operators.execution import Execution
+from airflow_provider_dify.runtime.task_run import Execution
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
 from airflow_provider_dify.testing.workflows import Input, Workflow
@@ -31,7 +31,7 @@ Start = Callable[..., tuple[DifyServer, Task]]
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """Return a function that gives a server and a task of one of the situations."""
-    monkeypatch.setattr("airflow_provider_dify.api.attempts.QUEUE_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr("airflow_provider_dify.rules.earlier_tries.QUEUE_PATIENCE_SECONDS", 0.5)
     with ExitStack() as stack:
 
         def begin(situation: str, app: str = "echo", **parameters: Any) -> tuple[DifyServer, Task]:
@@ -70,7 +70,7 @@ def test_unfindable_lost_answer_fails_at_once_and_the_retry_starts_a_second_run(
 ) -> None:
     server, lost = start(situation, store=store, deferrable=deferrable)
     server.inject(LOST)
-    with pytest.raises(DifySubmissionUnknownError, match="a retry may start a second run"):
+    with pytest.raises(DifySubmissionUnknownError, match="A retry may start a second run"):
         lost.run()
     assert (len(submissions(server)), len(server.runs)) == (1, 1)
     assert lost.retry() == INPUTS
@@ -110,7 +110,7 @@ def test_unfindable_worker_killed_after_the_run_id_has_its_run_taken_up_only_wit
 def test_explicit_user_deadline_stops_the_run_and_the_retry_starts_a_new_one(
     start: Start, deferrable: bool, store: bool
 ) -> None:
-    server, late = start("explicit user", "long", store=store, deferrable=deferrable, timeout=0.5)
+    server, late = start("explicit user", "long", store=store, deferrable=deferrable, timeout=2.0)
     with pytest.raises(DifyRunTimeoutError, match=r"A retry of the task starts a new run\.$"):
         late.run()
     assert len(stops(server)) == 1
@@ -125,8 +125,8 @@ def test_workflow_runs_deadline_leaves_the_run_running_and_the_retry_takes_it_up
     start: Start, deferrable: bool, store: bool
 ) -> None:
     """The contract has no stop."""
-    server, late = start("workflow-runs", "long", store=store, deferrable=deferrable, timeout=0.5)
-    expected = "takes it up" if store else "starts a second run beside it"
+    server, late = start("workflow-runs", "long", store=store, deferrable=deferrable, timeout=2.0)
+    expected = "reattaches to it" if store else "starts a second run beside it"
     with pytest.raises(DifyRunTimeoutError, match=expected):
         late.run()
     with pytest.raises(DifyRunTimeoutError):
@@ -167,7 +167,7 @@ def test_durable_false_lost_answer_that_is_not_found_fails_at_the_deadline_and_t
 ) -> None:
     server, lost = start("durable=False", store=store, deferrable=deferrable, timeout=1)
     server.inject(Fault("submit", "queue_delay", seconds=1.5))
-    with pytest.raises(DifySubmissionUnknownError, match="submits anew, which may start a second run"):
+    with pytest.raises(DifySubmissionUnknownError, match="submits again, which may start a second run"):
         lost.run()
     lost.parameters["timeout"] = 20
     assert lost.retry() == INPUTS
@@ -202,7 +202,7 @@ def test_1_9_1_streaming_lost_answer_fails_at_once_and_the_retry_submits_only_wi
         lost.run()
     assert len(look_ups(server)) == 1
     if store:
-        with pytest.raises(DifySubmissionUnknownError, match="does not submit; a clear submits anew"):
+        with pytest.raises(DifySubmissionUnknownError, match="does not submit; a clear submits again"):
             lost.retry()
         assert len(server.runs) == 1
         assert lost.clear() == INPUTS

@@ -10,16 +10,15 @@ import asyncio
 import gc
 import json
 import os
-import re
-import resource
 import sys
 import time
 import zlib
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from tests.memory import Growth
 
 GIBIBYTES = 4
 RAW = -zlib.MAX_WBITS
@@ -106,26 +105,6 @@ def cases() -> dict[str, Case]:
     return found
 
 
-class Memory:
-    """Measures by how many MiB this process grows at most, from here on."""
-
-    def __init__(self) -> None:
-        self._before = self._peak()
-        # Otherwise the peak is that of the past, and after a fork that of another process.
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
-            self._before = self._peak()
-
-    def grown(self) -> float:
-        """Return the growth."""
-        return self._peak() - self._before
-
-    def _peak(self) -> float:
-        with suppress(OSError):
-            return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 class Ticker:
     """Measures for how long the event loop's thread computes without giving others their turn."""
 
@@ -142,8 +121,8 @@ class Ticker:
 
 def follow(hook: Any, seconds: float) -> Any:
     """Read the events of a run for a while, as a task does beside its wait."""
-    from airflow_provider_dify.api.following import ReadEvents
-    from airflow_provider_dify.hooks.following import SyncFollowing
+    from airflow_provider_dify.rules.event_log import ReadEvents
+    from airflow_provider_dify.runtime.event_stream import SyncFollowing
 
     with SyncFollowing(hook) as following:
         return following.read(ReadEvents(RUN, "me", seconds)).error
@@ -151,10 +130,10 @@ def follow(hook: Any, seconds: float) -> Any:
 
 async def afollow(hook: Any, seconds: float) -> Any:
     """Read the events of a run for a while; see ``follow``."""
-    from airflow_provider_dify.api.following import ReadEvents
-    from airflow_provider_dify.hooks.following import AsyncFollowing
+    from airflow_provider_dify.rules.event_log import ReadEvents
+    from airflow_provider_dify.runtime.event_stream import AsyncFollowing
 
-    async with AsyncFollowing(hook) as following:
+    async with AsyncFollowing(hook.in_loop) as following:
         return (await following.read(ReadEvents(RUN, "me", seconds))).error
 
 
@@ -198,7 +177,7 @@ async def measured_in_a_loop(operation: str) -> dict[str, Any]:
 
     hook, ticker = DifyHook(), Ticker()
     await hook.aconnection()
-    await hook.aget_conn()
+    await hook.in_loop.transport()
     ticking = asyncio.create_task(ticker.run())
     began = time.monotonic()
     try:
@@ -227,16 +206,16 @@ def measured(operation: str, url: str) -> dict[str, Any]:
 
 def main(url: str, mode: str, names: list[str]) -> None:
     """Meet all cases, an honest one first, which loads whatever is loaded."""
-    from airflow_provider_dify.hooks import http
+    from airflow_provider_dify.client import exchange as http
 
     http.FIRST_RETRY_SECONDS = 0.01
     reports: dict[str, Any] = {}
     for name, operation in [pair.split("=") for pair in ["honest=poll", *names]]:
         content = {"conn_type": "dify", "host": f"{url}/{name}", "password": KEY, "extra": {"read_timeout": 5}}
         os.environ["AIRFLOW_CONN_DIFY_DEFAULT"] = json.dumps(content)
-        memory = Memory()
+        memory = Growth()
         run = measured(operation, f"{url}/{name}") if mode == "sync" else asyncio.run(measured_in_a_loop(operation))
-        reports[name] = {**run, "grown": memory.grown()}
+        reports[name] = {**run, "grown": memory.mib()}
         # What Airflow has made is not to be gone through again within a case.
         gc.collect()
         gc.freeze()

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import tenacity
 
 from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.hooks.dify import DifyHook
@@ -25,7 +26,7 @@ KEY = "app-S3cretKeyThatNobodyMaySee"
 # Of a proxy and of a gateway.
 PASSWORD = "pr0xyP4ssw0rd"
 TOKEN = "g4teway-t0ken"
-VERSIONS = ("1.9.1", "1.11.2", "1.14.2")
+VERSIONS = ("1.9.1", "1.11.2", "1.14.2", "1.16.1")
 TIME_SCALE = 0.01
 
 ENVIRONMENT = (
@@ -45,7 +46,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def deferrals_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let tasks of a few seconds defer, which is what waits in the triggerer: no scheduler is there to be overtaken."""
-    monkeypatch.setattr("airflow_provider_dify.api.deferring.MIN_DEFERRED_SECONDS", 0.0)
+    monkeypatch.setattr("airflow_provider_dify.rules.deferring.MIN_DEFERRED_SECONDS", 0.0)
 
 
 class Face:
@@ -140,14 +141,15 @@ def dify(connect: Connect) -> Iterator[Start]:
 @pytest.fixture
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Let the backoff of both transports pass at once, and return the seconds that it would have taken."""
-    from airflow_provider_dify.hooks import http_async, http_sync
+    from airflow_provider_dify.client import aiohttp_transport as http_async
+    from airflow_provider_dify.client import requests_transport as http_sync
 
     taken: list[float] = []
 
     async def nap(seconds: float) -> None:
         taken.append(seconds)
 
-    retrying, async_retrying = http_sync.Retrying, http_async.AsyncRetrying
+    retrying, async_retrying = tenacity.Retrying, tenacity.AsyncRetrying
     monkeypatch.setattr(http_sync, "Retrying", lambda **rules: retrying(sleep=taken.append, **rules))
     monkeypatch.setattr(http_async, "AsyncRetrying", lambda **rules: async_retrying(sleep=nap, **rules))
     return taken
@@ -187,7 +189,7 @@ def without_secrets(error: DifyError) -> DifyError:
     text = texts_of(error)
     for secret in (KEY, PASSWORD, TOKEN):
         place = text.find(secret)
-        assert place < 0, f"a secret is told: …{text[max(0, place - 300) : place + len(secret)]}"
+        assert place < 0, f"a secret is reported: …{text[max(0, place - 300) : place + len(secret)]}"
     return error
 
 

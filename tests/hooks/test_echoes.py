@@ -132,7 +132,7 @@ CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
 @pytest.fixture
 def echoing(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., RawServer]]:
     """Start a server that echoes; it counts as a proxy too, since it answers whatever it is asked."""
-    monkeypatch.setattr("airflow_provider_dify.hooks.http.RETRIES", 0)
+    monkeypatch.setattr("airflow_provider_dify.client.exchange.RETRIES", 0)
     with ExitStack() as stack:
 
         def start(answer: Callable[[RawRequest], bytes], *, proxied: bool = False) -> RawServer:

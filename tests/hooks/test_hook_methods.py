@@ -86,10 +86,13 @@ def test_an_unknown_run(dify: Start, face: Face, version: str) -> None:
 @versions
 @pytest.mark.parametrize("mode", ["streaming", "blocking"])
 def test_a_missing_input_is_refused_at_once(dify: Start, face: Face, version: str, mode: str) -> None:
-    server = dify("summarize", emulate=version, time_scale=1.0)
-    with pytest.raises(ex.DifyInvalidInputError, match="text is required in input form") as caught:
+    silent = (version, mode) == ("1.14.2", "streaming")
+    server = dify("summarize", emulate=version, time_scale=0.001 if silent else 1.0)
+    error = ex.DifySubmissionUnknownError if silent else ex.DifyInvalidInputError
+    text = "may have refused this submission" if silent else "text is required in input form"
+    with pytest.raises(error, match=text) as caught:
         face("create_workflow_run", {}, user="me", response_mode=mode)
-    assert ex.is_final(caught.value)
+    assert ex.is_final(caught.value) is not silent
     assert len(server.requests) == 1
 
 
@@ -181,11 +184,11 @@ def test_a_stream_of_the_gateway_contract_that_comes_as_json_names_the_run(dify:
 BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
     ({"inputs": ["x"]}, "inputs must be a mapping"),
     ({"inputs": {"x": object()}}, "inputs\\['x'\\] is object"),
-    ({"inputs": "{'x': 1}"}, "inputs is a string of 8 characters that is no JSON"),
+    ({"inputs": "{'x': 1}"}, "inputs is a string of 8 characters that is not a JSON"),
     ({"user": ""}, "user must be a non-empty string"),
     ({"user": "x" * 256}, "user must have at most 255 characters and has 256"),
-    ({"response_mode": "async"}, "response_mode must be one of streaming, blocking and is 'async'"),
-    ({"files": "x"}, "files must be a list and is one path: put it into a list"),
+    ({"response_mode": "async"}, "response_mode must be one of streaming, blocking, got 'async'"),
+    ({"files": "x"}, "files must be a list, got one path"),
     ({"query": "x"}, "query is only part of the workflow-runs contract"),
     ({"workflow_id": "x"}, "workflow_id must be a UUID"),
     ({"submit_timeout": 0}, "submit_timeout must be more than 0 seconds"),
@@ -302,7 +305,7 @@ def test_the_task_id_of_a_running_run_is_told_by_its_events(dify: Start, face: F
 
 
 CONNECTIONS: list[tuple[str, dict[str, Any], bool, str]] = [
-    ("echo", {}, True, "Connected to the workflow app 'echo' on Dify 1.14.2."),
+    ("echo", {}, True, "Connected to the workflow app 'echo' on Dify 1.16.1."),
     ("echo", {"emulate": "1.9.1"}, True, "on Dify 1.9.1"),
     (
         "chat",
@@ -353,7 +356,7 @@ def test_the_connection_test_tells_a_wrong_field(connect: Connect) -> None:
     connect("https://dify.example.com", None)
     ok, text = DifyHook().test_connection()
     assert not ok
-    assert "Field password: is empty" in text
+    assert "Field API key (password): is empty" in text
 
 
 def test_a_connection_that_does_not_exist(face: Face) -> None:

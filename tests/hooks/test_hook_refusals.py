@@ -12,8 +12,8 @@ import pytest
 
 from airflow_provider_dify import exceptions as ex
 from airflow_provider_dify.api.runs import RunStatus, WorkflowRun
-from airflow_provider_dify.hooks import forms
 from airflow_provider_dify.hooks.dify import DifyHook
+from airflow_provider_dify.runtime import input_form_cache as forms
 from tests.faults.tries import Task, modes
 from tests.hooks.support import RUN, Connect, Face, RawRequest, Serve, fails, http, serving, sse_head
 

@@ -23,7 +23,7 @@ MAX_GROWTH_MEBIBYTES = 100
 MAX_BLOCKED_SECONDS = 0.05
 
 TOO_LARGE = "has more than 33,554,432 bytes"
-REFUSED = "which was not asked for and is not read. A gateway in front of Dify is the likely cause"
+REFUSED = "which was not requested and cannot be read. A gateway in front of Dify is the likely cause"
 UNREAD = "its text is compressed as"
 EXPECTED = {
     "gzip": ("DifyResponseError", TOO_LARGE),

@@ -22,14 +22,17 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_dify.api.human_input import HumanInputAction, HumanInputForm
-from airflow_provider_dify.api.polling import Deadline
 from airflow_provider_dify.api.runs import RunStatus, WorkflowRun
+from airflow_provider_dify.client import aiohttp_transport as http_async
+from airflow_provider_dify.client import exchange as http
+from airflow_provider_dify.client.exchange import tls_context
 from airflow_provider_dify.connection import DifyConnection
+from airflow_provider_dify.connection_fields import EXTRA_NAMES, field_label
 from airflow_provider_dify.exceptions import DifyConfigurationError, DifyError, DifyInvalidInputError
-from airflow_provider_dify.fields import EXTRA_NAMES
-from airflow_provider_dify.hooks import http, http_async
 from airflow_provider_dify.hooks.dify import DifyHook
-from airflow_provider_dify.hooks.http import tls_context
+from airflow_provider_dify.hooks.human_input import HumanInputCalls
+from airflow_provider_dify.rules.polling import Deadline
+from airflow_provider_dify.runtime.worker_client import WorkerClient
 from tests.hooks.support import KEY, RUN
 from tests.hostile import Sent, check_refusal, every_value, hostile, hostile_texts, own_parameters
 
@@ -67,10 +70,14 @@ VALID: dict[str, Callable[[], Any]] = {
 URL = "http://127.0.0.1:9/files/x/file-preview"
 FILES = {"download_file": {"file": lambda: URL}}
 
+OF_CLIENTS = {"run_exchange", "iterate_exchange", "send"}
+"""What is called with an exchange of this package alone."""
+
 METHODS = {
     name: function
-    for name, function in vars(DifyHook).items()
-    if not name.startswith("_") and inspect.isfunction(function) and own_parameters(function)
+    for kind in (DifyHook, HumanInputCalls, WorkerClient)
+    for name, function in vars(kind).items()
+    if not name.startswith("_") and name not in OF_CLIENTS and inspect.isfunction(function) and own_parameters(function)
 }
 PARAMETERS = [(method, name) for method, function in METHODS.items() for name in own_parameters(function)]
 
@@ -171,7 +178,7 @@ def test_there_is_a_valid_value_for_each_parameter() -> None:
         arguments_of(method, "", None)
 
 
-@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"redact", "follow", "afollow"}))
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"redact", "follow"}))
 def test_valid_values_are_accepted(method: str) -> None:
     arguments = arguments_of(method, "", None)
     arguments.pop("")
@@ -220,14 +227,14 @@ def parsed(field: str, value: Any) -> DifyConnection | None:
     try:
         return DifyConnection.parse(conn_id="it", **fields)
     except DifyConfigurationError as error:
-        check_refusal(error, field, f"Connection 'it', field {'' if field == 'extra' else field}")
+        check_refusal(error, field, f"Connection 'it', field {'' if field == 'extra' else field_label(field)}")
     return None
 
 
 def reached(connection: DifyConnection) -> None:
     """Take a connection that was accepted as far as its first request."""
     hook, async_hook = DifyHook(), DifyHook()
-    hook.__dict__["connection"] = async_hook._async_connection = connection
+    hook.__dict__["connection"] = async_hook.in_loop._connection = connection
     for each, method in ((hook, "get_info"), (async_hook, "aget_info")):
         try:
             run(each, method, {})
@@ -316,5 +323,7 @@ def test_a_time_beyond_all_clocks_is_refused_with_the_limit(value: Any) -> None:
 
 
 def test_a_host_that_none_can_be_called_is_shown() -> None:
-    with pytest.raises(DifyConfigurationError, match=r"field host: names the host 'h\|x', which no host can be called"):
+    with pytest.raises(
+        DifyConfigurationError, match=r"field Base URL \(host\): names the host 'h\|x', which no host can be called"
+    ):
         DifyConnection.parse(conn_id="it", **{**FINE, "host": "http://h|x"})

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_dify.client.store_writing import FileGroup, Target, writing
 from airflow_provider_dify.exceptions import DifyFileError, DifyFileRefusedError
 from airflow_provider_dify.hooks.dify import DifyHook
-from airflow_provider_dify.hooks.stores import FileGroup, Target, writing
 from tests.hooks.support import Connect, http, serving
 from tests.operators.storing import attached
 
@@ -126,7 +126,7 @@ def test_what_is_no_regular_file_is_not_replaced(url: str, tmp_path: Path, way: 
 
 
 def test_a_file_or_folder_that_may_not_be_written_stays_as_it_is() -> None:
-    from tests.hooks.test_local_files import unprivileged
+    from tests.client.test_object_stores import unprivileged
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

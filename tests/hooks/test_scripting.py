@@ -158,8 +158,8 @@ def test_a_row_tells_what_the_run_took(dify: Start, face: Face) -> None:
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [
-    ({"page_size": 0}, "page_size must be a whole number from 1 to 100 and is 0"),
-    ({"page_size": 101}, "page_size must be a whole number from 1 to 100 and is 101"),
+    ({"page_size": 0}, "page_size must be a whole number from 1 to 100, got 0"),
+    ({"page_size": 101}, "page_size must be a whole number from 1 to 100, got 101"),
     ({"created_after": datetime(2026, 1, 1)}, "time zone"),
 ]
 
@@ -221,7 +221,7 @@ def test_an_answer_that_does_not_fit_is_refused_and_the_run_still_waits(
 BAD_ANSWERS: list[tuple[dict[str, Any], str]] = [
     ({"form_token": "", "action": "approve"}, "form_token must be a non-empty string"),
     ({"form_token": "t", "action": "a\x00b"}, "action must be at most 255 printable characters"),
-    ({"form_token": None, "action": "approve"}, "form_token must be a non-empty string and is null"),
+    ({"form_token": None, "action": "approve"}, "form_token must be a non-empty string, got null"),
     ({"form_token": "t", "action": ""}, "action must be a non-empty string"),
     ({"form_token": "t", "action": "approve", "user": ""}, "user must be a non-empty string"),
     ({"form_token": "t", "action": "approve", "inputs": {"x": object()}}, r"inputs\['x'\] is object"),

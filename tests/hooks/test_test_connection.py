@@ -21,7 +21,7 @@ __all__ = ["authority"]
 BOTH = ("service-api", "workflow-runs")
 PROBES = {"service-api": "Reading the app's information", "workflow-runs": "Reading run airflow-connection-test"}
 POINTS = {"service-api": "info", "workflow-runs": "get_run"}
-FOUND_AGAIN = "Runs are exactly once: an interrupted submission is found again in the logs."
+FOUND_AGAIN = "Exactly-once submission is supported on this server."
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def told() -> tuple[bool, str]:
 
 def test_a_workflow_app(dify: Start) -> None:
     dify("echo")
-    assert told() == (True, f"Connected to the workflow app 'echo' on Dify 1.14.2. {FOUND_AGAIN}")
+    assert told() == (True, f"Connected to the workflow app 'echo' on Dify 1.16.1. {FOUND_AGAIN}")
 
 
 def test_a_workflow_app_on_1_11(dify: Start) -> None:
@@ -64,7 +64,8 @@ def test_a_workflow_app_on_1_9_1(dify: Start) -> None:
         (
             "1.10.0",
             "Dify 1.10.0",
-            "Runs are exactly once: an interrupted submission is found again in the logs, once its run has ended.",
+            "Exactly-once submission is supported on this server; an interrupted submission is found once its run has "
+            "ended.",
         ),
         (None, "a Dify server of unknown version", FOUND_AGAIN),
     ],
@@ -98,7 +99,7 @@ def test_a_wrong_key(dify: Start, connect: Connect, contract: str) -> None:
     assert told() == (
         False,
         f"The API key is refused. {PROBES[contract]}: HTTP 401 unauthorized: Access token is invalid. "
-        "Put the app's API key (app-…; in Dify: the app, API Access) into the connection's password.",
+        "Put the app's API key (app-…; in Dify: the app, API Access) into the connection's API key (password).",
     )
 
 
@@ -148,8 +149,8 @@ def test_a_wrong_path(dify: Start, connect: Connect, contract: str) -> None:
     assert told() == (
         False,
         f"There is no Dify API at {server.base_url}/console. Is /v1 missing? {PROBES[contract]}: HTTP 404 with an HTML "
-        "page (404 Not Found): nothing is served at this path. Check the connection's host: a base URL usually ends in "
-        "/v1.",
+        "page (404 Not Found): nothing is served at this path. Check the connection's Base URL (host): it usually ends "
+        "in /v1.",
     )
 
 
@@ -167,7 +168,7 @@ def test_a_host_where_nothing_listens(dify: Start, connect: Connect, contract: s
     assert told() == (
         False,
         f"There is no complete answer from {server.base_url}/v1: nothing listens there: the connection was refused. "
-        "Check the base URL and the port in it, the proxy, and that the machine of Airflow may reach it.",
+        "Check the Base URL and the port in it, the proxy, and that the machine of Airflow may reach it.",
     )
 
 
@@ -181,7 +182,7 @@ def test_a_host_that_has_no_address(connect: Connect, monkeypatch: pytest.Monkey
     assert told() == (
         False,
         "There is no complete answer from https://dify.invalid/v1: its host name is not known here. "
-        "Check the base URL and the port in it, the proxy, and that the machine of Airflow may reach it.",
+        "Check the Base URL and the port in it, the proxy, and that the machine of Airflow may reach it.",
     )
 
 
@@ -192,7 +193,7 @@ def test_a_host_that_does_not_answer(dify: Start, connect: Connect) -> None:
     assert told() == (
         False,
         f"There is no complete answer from {server.base_url}/v1: it did not answer in time. "
-        "Check the base URL and the port in it, the proxy, and that the machine of Airflow may reach it.",
+        "Check the Base URL and the port in it, the proxy, and that the machine of Airflow may reach it.",
     )
     assert len(server.requests) == 1
 
@@ -224,7 +225,7 @@ def test_plain_http_where_tls_is_expected(dify: Start, connect: Connect) -> None
     assert told() == (
         False,
         f"No TLS connection with https://127.0.0.1:{server.port}/v1: the server does not speak TLS. If it speaks plain "
-        "http, let the base URL begin with http://; a host without a scheme counts as https.",
+        "http, let the connection's Base URL (host) begin with http://; a host without a scheme counts as https.",
     )
 
 
@@ -236,7 +237,7 @@ def test_the_login_page_of_a_gateway(dify: Start, contract: str) -> None:
         False,
         f"Not Dify but something else answers at {server.base_url}/v1. {PROBES[contract]}: HTTP 200 came with an HTML "
         "page (Sign in) instead of JSON. Something in front of Dify, such as the login page of a gateway, may have "
-        "answered: check the connection's host and headers.",
+        "answered: check the connection's Base URL (host) and Gateway headers (headers).",
     )
 
 
@@ -249,15 +250,19 @@ def test_a_redirect_to_another_host(dify: Start, contract: str, status: int) -> 
     assert told() == (
         False,
         f"Dify's API is not at {server.base_url}/v1. {PROBES[contract]}: the server redirects (HTTP {status}) to "
-        "https://sso.example.com/login. Redirects are not followed, since the API key must not reach another host: put "
-        "the final address into the connection's host.",
+        "https://sso.example.com/login. Redirects are not followed, since the API key must not reach another host. Put "
+        "the final address into the connection's Base URL (host).",
     )
 
 
 def test_a_key_that_was_not_typed_again(dify: Start, connect: Connect) -> None:
     """Airflow 2's form sends no key that it only knows from the database."""
     connect(dify().base_url, "")
-    assert told() == (False, "Field password: is empty: put the app's API key (app-…) there.")
+    assert told() == (
+        False,
+        "Field API key (password): is empty. Put the app's API key (app-…) there; it is in Dify in the app, under API "
+        "Access.",
+    )
 
 
 def test_a_body_that_is_not_dify_s(dify: Start) -> None:
@@ -270,8 +275,8 @@ def test_a_server_that_fails(dify: Start) -> None:
     dify().inject(Fault("info", "status", status=502))
     assert told() == (
         False,
-        "The server is there and fails; the connection may be right. Reading the app's information: HTTP 502: an HTML "
-        "page (502 Bad Gateway). The server or a gateway before it failed.",
+        "The server returned an error (HTTP 5xx); the connection may be right. Reading the app's information: HTTP "
+        "502: an HTML page (502 Bad Gateway). The server or a gateway before it failed.",
     )
 
 
@@ -282,7 +287,7 @@ def test_a_server_that_echoes_the_key(dify: Start, connect: Connect) -> None:
     assert told() == (
         False,
         "The API key is refused. Reading the app's information: HTTP 401 unauthorized: bad *** with ***. "
-        "Put the app's API key (app-…; in Dify: the app, API Access) into the connection's password.",
+        "Put the app's API key (app-…; in Dify: the app, API Access) into the connection's API key (password).",
     )
 
 

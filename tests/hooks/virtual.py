@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_dify.api.calls import Call
 from airflow_provider_dify.api.errors import Answer
+from airflow_provider_dify.api.operations import Call
+from airflow_provider_dify.client import aiohttp_transport as http_async
 from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.exceptions import DifyTransportError
-from airflow_provider_dify.hooks import http_async, poller
-from airflow_provider_dify.hooks.dify import DifyHook
+from airflow_provider_dify.runtime import connections, poller
 from airflow_provider_dify.triggers import workflow
 from airflow_provider_dify.triggers.workflow import DifyWorkflowRunTrigger
 
@@ -92,9 +92,9 @@ class Dify:
         monkeypatch.setattr(poller, "time", clock)
         monkeypatch.setattr(http_async, "AsyncTransport", lambda connection, size: Transport(self, connection))
         monkeypatch.setattr("asgiref.sync.sync_to_async", _at_once)
-        monkeypatch.setattr(DifyHook, "_read_connection", lambda hook: self._connection(hook.dify_conn_id))
+        monkeypatch.setattr(connections, "read_connection", self._connection)
 
-    def _connection(self, conn_id: str) -> DifyConnection:
+    def _connection(self, conn_id: str, **_: Any) -> DifyConnection:
         self.reads.append(self.loop.now)
         key = self.keys[conn_id]
         if key == "unreadable":
@@ -115,7 +115,7 @@ class Dify:
     def pages(self) -> list[tuple[float, str, Call]]:
         return [each for each in self.requests if each[2].path.endswith("/logs")]
 
-    def looks(self) -> list[tuple[float, str, Call]]:
+    def polls(self) -> list[tuple[float, str, Call]]:
         return [each for each in self.requests if not each[2].path.endswith("/logs")]
 
     async def answer(self, key: str, call: Call) -> Answer:
@@ -214,8 +214,8 @@ class Transport:
 
 
 def _at_once(function: Callable[..., Any]) -> Callable[..., Any]:
-    async def call(*arguments: Any) -> Any:
+    async def call(*arguments: Any, **named: Any) -> Any:
         await asyncio.sleep(0.01)
-        return function(*arguments)
+        return function(*arguments, **named)
 
     return call

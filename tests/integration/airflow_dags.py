@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import EXAMPLES
+from tests.conftest import EXAMPLES, HOME
+from tests.integration.airflow_database import copy_empty_database
 
 
 @dataclass
@@ -26,10 +27,8 @@ class Outcome:
 
 @cache
 def initialize_database() -> None:
-    """Create Airflow's tables, once for each process."""
-    from airflow.utils.db import initdb
-
-    initdb()
+    """Create Airflow's tables in the database of the tests, once for each process."""
+    copy_empty_database(HOME / "airflow.db")
 
 
 def is_airflow_2() -> bool:
@@ -56,7 +55,7 @@ def store(bag: Any) -> None:
     except ImportError:
         from airflow.models import dagbag
 
-        sync_bag_to_db = getattr(dagbag, "sync_bag_to_db", None)
+        sync_bag_to_db: Any = getattr(dagbag, "sync_bag_to_db", None)
         if sync_bag_to_db is None:
             return
     from airflow.models.dagbundle import DagBundleModel

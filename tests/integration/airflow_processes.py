@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -16,7 +17,9 @@ from typing import Any, TypeVar
 
 from tests.conftest import EXAMPLES
 from tests.integration.airflow_dags import is_airflow_2
+from tests.integration.airflow_database import copy_empty_database
 from tests.integration.airflow_rest import PASSWORD, USER, Rest
+from tests.integration.airflow_tables import TASK_INSTANCE
 from tests.integration.ports import free_port
 
 LIMIT = 180.0
@@ -75,7 +78,8 @@ class Airflow:
         settings: dict[str, str] | None = None,
     ) -> None:
         self.home = home
-        self._database = database or f"sqlite:///{home / 'airflow.db'}"
+        self._default_database = f"sqlite:///{home / 'airflow.db'}"
+        self._database = database or self._default_database
         self._web = web
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.sessions: set[int] = set()
@@ -104,7 +108,10 @@ class Airflow:
         }
 
     def __enter__(self) -> Airflow:
-        self.command("db", "migrate")
+        if self._database == self._default_database:
+            copy_empty_database(self.home / "airflow.db")
+        else:
+            self.command("db", "migrate")
         names = ["scheduler", "triggerer"]
         if not is_airflow_2():
             names = ["api-server", *names, "dag-processor"]
@@ -136,15 +143,23 @@ class Airflow:
                 os.kill(int(path.name), signal.SIGKILL)
 
     def start(self, name: str) -> None:
-        """Start a process; what follows a dot in its name tells it from others of its kind."""
-        kind = name.partition(".")[0]
+        """
+        Start a process; what follows a dot in its name tells it from others of its kind.
+
+        The kind ``celery`` is one of Celery's workers, which has the whole name as its host's.
+        """
+        kind, _, _ = name.partition(".")
         options = ["--skip-serve-logs"] if kind in ("scheduler", "triggerer") else []
+        if kind == "celery":
+            options = ["worker", "--skip-serve-logs", f"--celery-hostname={name}"]
         if kind == "webserver":
             options = ["--hostname=127.0.0.1", f"--port={self._port}", "--workers=1"]
         with (self.home / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "airflow", kind, *options],
                 env=self._environment,
+                # Else Python would find the packages of this repository before those of PYTHONPATH.
+                cwd=self.home,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -155,10 +170,13 @@ class Airflow:
         """Send a signal to a process and all that it has started."""
         os.killpg(self._processes[name].pid, number)
 
+    def ended(self) -> list[str]:
+        """Return the processes that have ended by themselves."""
+        return [name for name, process in self._processes.items() if process.poll() is not None]
+
     def check(self) -> None:
         """Fail at once where a process has ended by itself."""
-        ended = [name for name, process in self._processes.items() if process.poll() is not None]
-        assert ended == [], self.logs()
+        assert self.ended() == [], self.logs()
 
     def kill(self, name: str) -> None:
         """Kill a process and all that it has started, as the kernel does when memory runs out."""
@@ -166,11 +184,42 @@ class Airflow:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
+    def kill_alone(self, name: str) -> None:
+        """Kill a process and leave what it has started."""
+        process = self._processes.pop(name)
+        process.kill()
+        process.wait()
+
+    def kill_session(self, name: str) -> None:
+        """Kill a process and all that it has started, tasks of Airflow 2 too, which leave its group."""
+        session = self._processes[name].pid
+        self.kill(name)
+        while left := processes_of({session}):
+            for path in left:
+                with suppress(ProcessLookupError):
+                    os.kill(int(path.name), signal.SIGKILL)
+
+    def kill_a_task(self, choices: random.Random) -> bool:
+        """Kill the process of a running task, if there is one.
+
+        Its pid comes from the database, where it stays after the process has ended and another program has got it: only
+        a process that these ones have started is killed.
+        """
+        query = f"SELECT pid FROM {TASK_INSTANCE} WHERE state = 'running' AND pid IS NOT NULL ORDER BY map_index"
+        own = {int(path.name) for path in processes_of(self.sessions)}
+        pids = [pid for (pid,) in self.rows(query) if pid in own]
+        if not pids:
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(choices.choice(pids), signal.SIGKILL)
+        return True
+
     def command(self, *arguments: str, check: bool = True) -> bool:
         """Run an ``airflow`` command, and return whether it succeeded."""
         done = subprocess.run(
             [sys.executable, "-m", "airflow", *arguments],
             env=self._environment,
+            cwd=self.home,
             capture_output=True,
             text=True,
             timeout=LIMIT,
@@ -207,7 +256,7 @@ class Airflow:
 
     def task_state(self, dag_id: str, task_id: str) -> str | None:
         self.check()
-        found = self.rows("SELECT state FROM task_instance WHERE dag_id = ? AND task_id = ?", dag_id, task_id)
+        found = self.rows(f"SELECT state FROM {TASK_INSTANCE} WHERE dag_id = ? AND task_id = ?", dag_id, task_id)
         return found[0][0] if found else None
 
     def dag_state(self, dag_id: str) -> str | None:

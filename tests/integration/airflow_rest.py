@@ -61,6 +61,31 @@ class Rest:
         }
         self._call("POST", f"dags/{dag_id}/clearTaskInstances", body)
 
+    def task_state(self, dag_id: str, run_id: str, task_id: str) -> str | None:
+        """Return the state of a task."""
+        path = f"{self._base}/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
+        answer = self._session.get(path, timeout=60)
+        state: str | None = answer.json()["state"] if answer.ok else None
+        return state
+
+    def required_action(self, dag_id: str, run_id: str, task_id: str) -> dict[str, Any] | None:
+        """Return the required action of a task; None where it has none."""
+        answer = self._session.get(f"{self._base}/{self._action_path(dag_id, run_id, task_id)}", timeout=60)
+        found: dict[str, Any] | None = answer.json() if answer.ok else None
+        return found
+
+    def respond(
+        self, dag_id: str, run_id: str, task_id: str, options: list[str], values: dict[str, Any] | None = None
+    ) -> int:
+        """Answer a required action, and return the status of the answer."""
+        body = {"chosen_options": options, "params_input": values or {}}
+        path = f"{self._base}/{self._action_path(dag_id, run_id, task_id)}"
+        return self._session.patch(path, json=body, timeout=60).status_code
+
+    @staticmethod
+    def _action_path(dag_id: str, run_id: str, task_id: str) -> str:
+        return f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/-1/hitlDetails"
+
     def _call(self, method: str, path: str, body: dict[str, Any]) -> None:
         answer = self._session.request(
             method,

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from airflow_provider_dify.exceptions import DifyError
-from airflow_provider_dify.operators.audit_log import AuditLog
-from airflow_provider_dify.operators.ledger import STORE_KEY, SubmissionLedger, task_try
+from airflow_provider_dify.runtime.audit_log import AuditLog
+from airflow_provider_dify.runtime.record import STORE_KEY, SubmissionRecords, task_try
 from tests.hooks.support import Start
 from tests.integration.airflow_dags import example, initialize_database, is_airflow_2, run
 
@@ -81,7 +81,7 @@ def test_a_process_that_airflow_has_given_up_submits_nothing(context: dict[str, 
     late = task_try(context["ti"], 2)
     object.__setattr__(late, "number", late.number - 1)
     with pytest.raises(DifyError, match="has given up this try of the task, so nothing was submitted"):
-        SubmissionLedger(context, late, durable=True).intend(late.marker)
+        SubmissionRecords(context, late, durable=True).record_intent(late.marker)
     assert rows(context) == before
 
 

@@ -15,6 +15,7 @@ from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
 from tests.integration.airflow_dags import dag_bag, decoded, initialize_database, is_airflow_2, latest_outcome_of, run
 from tests.integration.airflow_processes import Airflow, wait_for
+from tests.integration.airflow_tables import XCOM
 
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(900)]
 
@@ -99,6 +100,7 @@ def connect(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(f"AIRFLOW_CONN_{conn_id.upper()}", json.dumps(connection))
 
 
+@pytest.mark.any_airflow
 @cases
 def test_dag_test_gives_the_result(stage: Stage, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     connect(stage, monkeypatch)
@@ -107,6 +109,7 @@ def test_dag_test_gives_the_result(stage: Stage, monkeypatch: pytest.MonkeyPatch
     stage.check(name, outcome.states["run", -1], outcome.xcom("run"))
 
 
+@pytest.mark.any_airflow
 @cases
 def test_airflow_dags_test_gives_the_result(stage: Stage, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """The command itself, but in this process: the start of one of its own would take most of the time."""
@@ -126,7 +129,7 @@ def test_airflow_dags_test_gives_the_result(stage: Stage, monkeypatch: pytest.Mo
 
 
 def output(airflow: Airflow, name: str) -> Any:
-    query = "SELECT value FROM xcom WHERE dag_id = ? AND task_id = 'run' AND key = 'return_value'"
+    query = f"SELECT value FROM {XCOM} WHERE dag_id = ? AND task_id = 'run' AND key = 'return_value'"
     found = airflow.rows(query, name)
     return decoded(found[0][0]) if found else None
 

@@ -10,6 +10,7 @@ from airflow_provider_dify.api.tracing import read_traceparent
 from airflow_provider_dify.testing.server import DifyServer
 from tests.integration.airflow_dags import decoded, is_airflow_2
 from tests.integration.airflow_processes import Airflow, processes_of, wait_for
+from tests.integration.airflow_tables import XCOM
 
 DAG_ID = "dify_quickstart"
 ENDED = ("success", "failed")
@@ -36,7 +37,7 @@ def test_a_deferred_run_succeeds_and_leaks_no_secret(tmp_path: Path) -> None:
             ]
             wait_for("the end", lambda: airflow.dag_state(DAG_ID) in ENDED)
             assert airflow.dag_state(DAG_ID) == "success", airflow.logs()
-            xcom = dict(airflow.rows("SELECT key, value FROM xcom WHERE task_id = 'summarize'"))
+            xcom = dict(airflow.rows(f"SELECT key, value FROM {XCOM} WHERE task_id = 'summarize'"))
             stored = airflow.stored()
         wait_for("the end of all that was started", lambda: not processes_of(airflow.sessions))
         assert decoded(xcom["return_value"]) == {"body": "slept 12 s"}

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import XCom
 
-from airflow_provider_dify.links.dify import DifyRunLink, push_link
+from airflow_provider_dify.links.dify import DifyRunLink
+from airflow_provider_dify.runtime.run_link import push_link
 
 URL = "https://console"
 

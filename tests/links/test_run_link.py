@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import DAG, TaskDeferred
 
-from airflow_provider_dify.links.dify import DifyRunLink, run_url
+from airflow_provider_dify.links.dify import DifyRunLink
 from airflow_provider_dify.operators.workflow import DifyRunWorkflowOperator
+from airflow_provider_dify.runtime.run_link import run_url
 from airflow_provider_dify.sensors.workflow import DifyWorkflowRunSensor
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
@@ -61,7 +62,7 @@ def link_of_dag(outcome: airflow_dags.Outcome, dag: Any, task_id: str) -> str:
     try:
         from airflow.sdk.types import TaskInstanceKey  # type: ignore[attr-defined]
     except ImportError:
-        from airflow.models.taskinstancekey import TaskInstanceKey
+        from airflow.models.taskinstancekey import TaskInstanceKey  # type: ignore[assignment]
     key = TaskInstanceKey(dag.dag_id, task_id, outcome.run_id, 1, -1)
     return DifyRunLink().get_link(dag.get_task(task_id), ti_key=key)
 

@@ -14,13 +14,15 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 
 from airflow_provider_dify.exceptions import DifyRunFailedError
 from airflow_provider_dify.hooks.dify import DifyHook
-from airflow_provider_dify.hooks.slots import STREAMS_PER_SERVER, StreamSlot
+from airflow_provider_dify.runtime.loop_client import LoopClient
+from airflow_provider_dify.runtime.stream_slots import STREAMS_PER_SERVER, StreamSlot
 from airflow_provider_dify.sensors.workflow import DifyWorkflowRunSensor
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
 from airflow_provider_dify.testing.workflows import HumanInput, Input, Step, Workflow
-from tests.faults.test_bursts_and_outages import run_in_thread
 from tests.faults.tries import Task, TaskInstance, connect
+
+pytestmark = pytest.mark.any_airflow
 
 SECONDS = 100.0  # of the workflow; the server's clock runs a hundred times as fast
 WORKFLOWS = [
@@ -53,7 +55,7 @@ class Log:
 def lines(monkeypatch: pytest.MonkeyPatch) -> Log:
     """Collect what is told: drivers take it from the flow, whatever logger stands behind them."""
     log = Log()
-    follow, afollow = DifyHook.follow, DifyHook.afollow
+    follow, afollow = DifyHook.follow, LoopClient.follow
 
     def tell(write: Callable[[str], None]) -> Callable[[str], None]:
         def both(line: str) -> None:
@@ -66,7 +68,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Log:
         DifyHook, "follow", lambda self, flow, write, deadline: follow(self, flow, tell(write), deadline)
     )
     monkeypatch.setattr(
-        DifyHook, "afollow", lambda self, flow, write, deadline: afollow(self, flow, tell(write), deadline)
+        LoopClient, "follow", lambda self, flow, write, deadline: afollow(self, flow, tell(write), deadline)
     )
     return log
 
@@ -111,7 +113,7 @@ def test_the_failed_step_is_named(
 ) -> None:
     connect(monkeypatch, server, "breaks")
     with pytest.raises(
-        DifyRunFailedError, match=r"failed: connection refused\. The failed step is fetch \(http-request\)\. A"
+        DifyRunFailedError, match=r"failed: connection refused\. The failed step is fetch \(http-request\)\.\n"
     ):
         Task(store=False, deferrable=deferrable, follow_events=True).run()
     assert [line for line in lines.steps() if line.endswith("s: connection refused")]
@@ -240,7 +242,7 @@ def test_no_more_streams_than_stated_and_none_is_left_behind(monkeypatch: pytest
         def run(number: int) -> None:
             task = Task(store=False, deferrable=False, follow_events=True, inputs={"seconds": 500})
             task.ti.map_index = number
-            results.append(run_in_thread(task))
+            results.append(task.run())
 
         threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
         for thread in threads:

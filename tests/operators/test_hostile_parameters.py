@@ -12,13 +12,15 @@ import requests
 from airflow.providers.common.compat.sdk import TaskDeferred
 from hypothesis import HealthCheck, Phase, given, settings
 
+from airflow_provider_dify.client import exchange as http
 from airflow_provider_dify.exceptions import DifyError
-from airflow_provider_dify.hooks import http
 from airflow_provider_dify.operators.workflow import DifyRunWorkflowOperator
 from airflow_provider_dify.sensors.workflow import DifyWorkflowRunSensor
 from tests.faults.tries import TaskInstance
 from tests.hooks.support import KEY, RUN
 from tests.hostile import Sent, check_refusal, every_value, hostile, own_parameters
+
+pytestmark = pytest.mark.any_airflow
 
 TASKS: dict[type, dict[str, Any]] = {
     DifyRunWorkflowOperator: {"task_id": "it"},

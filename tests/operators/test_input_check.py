@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from airflow_provider_dify.exceptions import DifyInvalidInputError
-from airflow_provider_dify.hooks import forms
+from airflow_provider_dify.runtime import input_form_cache as forms
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
 from airflow_provider_dify.testing.workflows import Input, Workflow
 from tests.faults.tries import Killed, Task, connect, death, modes, requests_to, submissions
 from tests.hooks.support import VERSIONS
+
+pytestmark = pytest.mark.any_airflow
 
 FORM = [Input("text", max_length=5), Input("tone", type="select", options=["dry", "warm"], required=False)]
 UNCHECKED = "Inputs are not checked here"
@@ -51,7 +54,12 @@ def test_one_error_names_everything_and_no_run_exists(
         wrong = {"tone": "loud", "txet": "hello"}
         with pytest.raises(DifyInvalidInputError) as caught:
             task(monkeypatch, server, inputs=wrong, deferrable=deferrable).run()
-        for part in ("'text' is missing", "'tone' is a text", "'txet' is not declared", "Did you mean 'text'"):
+        for part in (
+            "'text' (text-input) is required",
+            "'tone' must be one of",
+            "'txet' is not declared",
+            "Did you mean 'text'",
+        ):
             assert part in str(caught.value)
         assert submissions(server) == []
         assert server.runs == []
@@ -74,8 +82,8 @@ def test_a_process_asks_once_for_each_app(monkeypatch: pytest.MonkeyPatch, serve
 
 def test_a_form_is_asked_for_again_after_a_while(monkeypatch: pytest.MonkeyPatch, server: DifyServer) -> None:
     task(monkeypatch, server).run()
-    now = forms.time.monotonic()
-    monkeypatch.setattr(forms.time, "monotonic", lambda: now + forms.FORM_SECONDS + 1)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + forms.FORM_SECONDS + 1)
     task(monkeypatch, server).run()
     assert forms_asked(server) == 2
 

@@ -232,7 +232,7 @@ def test_a_run_that_was_rate_limited_first(dify: Start) -> None:
 def test_facets_and_schemas_tell_the_same(name: str) -> None:
     import attr
 
-    from airflow_provider_dify.operators import lineage
+    from airflow_provider_dify.runtime import lineage
 
     fields = {each.name for each in attr.fields(getattr(lineage, name)) if not each.name.startswith("_")}
     assert fields == set(schema_of(name)["$defs"][name]["allOf"][1]["properties"])

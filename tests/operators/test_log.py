@@ -58,7 +58,7 @@ def log(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> I
 def facts(printed: str) -> list[str]:
     """Return which facts and states the log tells, in their order."""
     found = re.findall(
-        rf"(server): +Dify 1\.14\.2 at http|(app): +[0-9a-f-]{{36}}|(user): +airflow/dag|(link): +http\S+/app/\S+/logs"
+        rf"(server): +Dify 1\.16\.1 at http|(app): +[0-9a-f-]{{36}}|(user): +airflow/dag|(link): +http\S+/app/\S+/logs"
         rf"|(deadline): {MOMENT}|Dify run [0-9a-f-]{{36}} (is running|is still|ended: succeeded)",
         printed,
     )

@@ -85,7 +85,7 @@ BAD_PARAMETERS: list[tuple[dict[str, Any], str]] = [
     ({"poll_interval": 5, "max_poll_interval": 5, "timeout": 4}, "timeout"),
     ({"submit_timeout": 0}, "submit_timeout must be more than 0"),
     ({"response_mode": "async"}, "response_mode must be one of streaming, blocking"),
-    ({"on_pause": "ask"}, "on_pause must be one of wait, fail"),
+    ({"on_pause": "stop"}, "on_pause must be one of wait, fail, ask"),
     ({"on_rate_limit": "ask"}, "on_rate_limit must be one of wait, fail"),
 ]
 

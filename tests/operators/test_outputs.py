@@ -21,10 +21,10 @@ from airflow_provider_dify.exceptions import (
     DifyInvalidInputError,
     DifyOutputsError,
 )
-from airflow_provider_dify.hooks import forms
 from airflow_provider_dify.hooks.dify import DifyHook
-from airflow_provider_dify.operators.outputs import Destination, deliver, load_outputs
 from airflow_provider_dify.operators.workflow import DifyRunWorkflowOperator
+from airflow_provider_dify.runtime import input_form_cache as forms
+from airflow_provider_dify.runtime.outputs import Destination, deliver, load_outputs
 from airflow_provider_dify.sensors.workflow import DifyWorkflowRunSensor
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
@@ -213,6 +213,7 @@ def test_the_own_server_gets_the_gateways_headers_and_no_key(monkeypatch: pytest
         assert "Authorization" not in asked.headers
 
 
+@pytest.mark.any_airflow
 def test_redirects_lead_nowhere_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with serving() as serve:
         other = serve(http(200, "%PDF"))
@@ -252,7 +253,7 @@ def test_files_that_are_not_given_keep_the_run_for_the_next_try(
 ) -> None:
     with DifyServer([FILES], time_scale=0.01, file_url_seconds=-1) as server:
         given = task(monkeypatch, server, output_files_to=str(tmp_path), deferrable=deferrable, store=store)
-        error = failing(given, DifyFileError, "also with a new signature", "A retry of the task takes this run up")
+        error = failing(given, DifyFileError, "also with a new signature", "A retry of the task reattaches to this run")
         run_id = server.runs[0].id
         assert error.workflow_run_id == run_id
         assert run_id in str(error)
@@ -277,8 +278,8 @@ def test_a_sensor_collects_what_a_cleared_task_would_lose(
 @pytest.mark.parametrize(
     ("file", "options", "kind", "text"),
     [
-        (OutputFile("a.txt", b"xyz", size=2), {}, DifyFileError, "it has more than 2 bytes, and 2 were told"),
-        (OutputFile("a.txt", b"xyz", size=4), {}, DifyFileError, "it has 3 bytes, and 4 were told"),
+        (OutputFile("a.txt", b"xyz", size=2), {}, DifyFileError, "it has more than 2 bytes, and 2 were reported"),
+        (OutputFile("a.txt", b"xyz", size=4), {}, DifyFileError, "it has 3 bytes, and 4 were reported"),
         (OutputFile("a.txt", b"xyz"), {"max_file_bytes": 2}, DifyFileRefusedError, "it has 3 bytes, and max_fi"),
         (OutputFile("a.txt", b"xyz", size=-1), {"max_file_bytes": 2}, DifyFileRefusedError, "it has more, and max_f"),
     ],
@@ -330,6 +331,7 @@ def test_a_store_that_fails_in_the_middle_leaves_nothing_and_keeps_the_run(
         assert len(server.runs) == 1
 
 
+@pytest.mark.any_airflow
 def test_a_connection_that_breaks_in_the_middle_is_asked_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     content = b"x" * MEBIBYTE
 
@@ -345,7 +347,7 @@ def test_a_connection_that_breaks_in_the_middle_is_asked_again(monkeypatch: pyte
         monkeypatch.setenv(
             "AIRFLOW_CONN_DIFY_DEFAULT", json.dumps({"conn_type": "dify", "host": raw.url, "password": "app-x"})
         )
-        monkeypatch.setattr("airflow_provider_dify.hooks.http.FIRST_RETRY_SECONDS", 0.01)
+        monkeypatch.setattr("airflow_provider_dify.client.exchange.FIRST_RETRY_SECONDS", 0.01)
         saved = DifyHook().download_file({"url": "/files/a", "size": MEBIBYTE}, tmp_path / "a.bin")
         assert (saved.size, len(raw.requests)) == (MEBIBYTE, 2)
         assert content_of(saved.uri) == content
@@ -362,7 +364,7 @@ def test_no_signature_is_told(
         "AIRFLOW_CONN_DIFY_DEFAULT",
         json.dumps({"conn_type": "dify", "host": f"http://127.0.0.1:{port}", "password": "app-x"}),
     )
-    monkeypatch.setattr("airflow_provider_dify.hooks.http.FIRST_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("airflow_provider_dify.client.exchange.FIRST_RETRY_SECONDS", 0.01)
     caplog.set_level(logging.INFO)
     with pytest.raises(DifyFileError) as caught:
         DifyHook().download_file(f"/files/a?sign={sign}", tmp_path / "a")
@@ -372,6 +374,7 @@ def test_no_signature_is_told(
     assert sign not in "".join(capsys.readouterr())
 
 
+@pytest.mark.any_airflow
 def test_no_signature_is_told_in_the_debug_log_of_the_http_client(
     monkeypatch: pytest.MonkeyPatch, server: DifyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -399,6 +402,7 @@ def test_a_run_of_too_many_files_saves_none(monkeypatch: pytest.MonkeyPatch, tmp
     assert everything_in(tmp_path) == set()
 
 
+@pytest.mark.any_airflow
 @pytest.mark.timeout(120)
 def test_as_many_files_as_allowed_take_no_longer_for_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with DifyServer([workflow(*[OutputFile("a.csv", b"1")] * 1000)], time_scale=0.01) as server:
@@ -425,7 +429,7 @@ def test_files_that_are_too_large_together_are_not_asked_for(
 
 
 def test_files_that_turn_out_too_large_together_leave_no_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("airflow_provider_dify.api.downloads.MAX_OUTPUT_FILES_BYTES", MEBIBYTE)
+    monkeypatch.setattr("airflow_provider_dify.rules.output_files.MAX_OUTPUT_FILES_BYTES", MEBIBYTE)
     files = [OutputFile(f"{number}.csv", b"x" * (MEBIBYTE // 4), size=-1) for number in range(5)]
     with DifyServer([workflow(*files)], time_scale=0.01) as server:
         given = task(monkeypatch, server, output_files_to=str(tmp_path), max_file_bytes=MEBIBYTE)
@@ -446,10 +450,13 @@ def test_a_folder_at_the_place_of_a_file_fails_the_task_and_stays(
 ) -> None:
     with DifyServer([workflow(OutputFile("a.csv", b"1"))], time_scale=0.01) as server:
         given = task(monkeypatch, server, output_files_to=str(tmp_path), deferrable=deferrable, durable=True)
-        monkeypatch.setattr("airflow_provider_dify.operators.outputs.safe_name", lambda *_: "run")
+        monkeypatch.setattr("airflow_provider_dify.runtime.outputs.safe_name", lambda *_: "run")
         (tmp_path / "run" / "a.csv").mkdir(parents=True)
         failing(
-            given, DifyFileError, "/run/a.csv' could not be written: a folder is at that place", "takes this run up"
+            given,
+            DifyFileError,
+            "/run/a.csv' could not be written: a folder is at that place",
+            "reattaches to this run",
         )
         assert [str(each.relative_to(tmp_path)) for each in sorted(tmp_path.rglob("*"))] == ["run", "run/a.csv"]
         (tmp_path / "run" / "a.csv").rmdir()
@@ -553,7 +560,7 @@ def test_outputs_that_cannot_be_put_aside_keep_the_run(
     place, folder = attached()
     place.fail_writing_after = 10
     given = task(monkeypatch, server, "large", outputs_to=folder, deferrable=deferrable, store=store)
-    failing(given, DifyFileError, "could not be written", "takes this run up")
+    failing(given, DifyFileError, "could not be written", "reattaches to this run")
     place.fail_writing_after = None
     assert load_outputs(given.retry()) == {"text": "x" * 60_000}
     assert len(server.runs) == 1
@@ -579,7 +586,7 @@ def test_a_store_that_airflow_does_not_know_is_noticed_before_there_is_a_run(
 @pytest.mark.parametrize(
     ("parameters", "text"),
     [
-        ({"max_file_bytes": -1}, "max_file_bytes must be a whole number of bytes, 0 or more, and is -1"),
+        ({"max_file_bytes": -1}, "max_file_bytes must be a whole number of bytes, 0 or more, got -1"),
         ({"max_xcom_bytes": "1"}, "max_xcom_bytes must be a whole number of bytes"),
         ({"allowed_file_hosts": "a.example"}, "allowed_file_hosts must be a list"),
         ({"allowed_file_hosts": ["https://a.example"]}, "allowed_file_hosts must hold hosts"),
@@ -613,7 +620,7 @@ def test_what_xcom_cannot_carry_fails_the_task_with_run_and_place(
 ) -> None:
     with DifyServer([Workflow("odd", outputs=outputs, duration=0.1)], time_scale=0.01) as server:
         given = task(monkeypatch, server, "odd", deferrable=deferrable, store=store)
-        with pytest.raises(DifyOutputsError, match=r"outputs\['x'\].*outputs_to") as caught:
+        with pytest.raises(DifyOutputsError, match=r"outputs\['x'\].*\n.*outputs_to") as caught:
             given.run()
         assert server.runs[0].id in str(caught.value)
         # A retry that somebody starts all the same takes the outputs of this run again.

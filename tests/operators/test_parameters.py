@@ -30,7 +30,7 @@ def test_the_booleans_are_found() -> None:
 @pytest.mark.parametrize(("task", "name"), BOOLEANS, ids=lambda each: getattr(each, "__name__", each))
 @pytest.mark.parametrize("value", ["false", "True", 1, None, []])
 def test_a_boolean_that_is_none_is_refused_by_name(task: type, name: str, value: Any) -> None:
-    with pytest.raises(DifyInvalidInputError, match=f"^{name} must be True or False and is ") as caught:
+    with pytest.raises(DifyInvalidInputError, match=f"^{name} must be True or False, got ") as caught:
         task(**TASKS[task], **{name: value})
     assert ("without quotes" in str(caught.value)) == isinstance(value, str)
 

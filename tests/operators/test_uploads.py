@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from airflow_provider_dify.exceptions import DifyError, DifyFileError, DifyInvalidInputError
-from airflow_provider_dify.hooks import forms
 from airflow_provider_dify.hooks.dify import DifyHook
+from airflow_provider_dify.runtime import input_form_cache as forms
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
 from airflow_provider_dify.testing.workflows import Input, OutputFile, Workflow
+from tests.client.test_object_stores import UNFIT
 from tests.faults.tries import Killed, Task, connect, death, modes, requests_to, submissions
 from tests.hooks.support import VERSIONS
-from tests.hooks.test_local_files import UNFIT
 from tests.operators.storing import attached
 
 WORKFLOW = Workflow(
@@ -181,6 +181,7 @@ PLACES: dict[str, Callable[[Path], dict[str, Any]]] = {
 UPLOAD = "5cef34e0-e597-4002-81c3-d11dff183bec"
 
 
+@pytest.mark.any_airflow
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", ["FIFO", "socket", "link to a device", "link to a folder", "dangling link"])
@@ -248,7 +249,7 @@ def test_a_file_that_changes_while_it_is_sent(
         original(self)
         os.truncate(path, MEBIBYTE + change)
 
-    from airflow_provider_dify.api.calls import Upload
+    from airflow_provider_dify.api.operations import Upload
 
     original = Upload.__post_init__
     monkeypatch.setattr(Upload, "__post_init__", measured)
@@ -347,6 +348,7 @@ def test_a_retry_that_takes_a_run_up_uploads_nothing(
     assert len(server.runs) == 1
 
 
+@pytest.mark.any_airflow
 @modes
 def test_waiting_for_a_turn_uploads_nothing_again(
     monkeypatch: pytest.MonkeyPatch, server: DifyServer, document: Path, deferrable: bool
@@ -383,7 +385,7 @@ def test_uploads_run_side_by_side_within_bounds(
 ) -> None:
     import threading
 
-    from airflow_provider_dify.operators import uploads as module
+    from airflow_provider_dify.runtime import upload as module
 
     paths = [tmp_path / f"{number}.txt" for number in range(12)]
     for path in paths:

@@ -96,6 +96,20 @@ def test_a_longer_one_goes_on_in_the_triggerer_where_the_worker_has_left_off(
     assert arguments["resume"]["workflow_run_id"] == run_id
 
 
+@pytest.mark.parametrize("age", [0, 2.5])
+def test_a_mapped_sensor_leaves_its_worker_at_once_where_another_run_has_taken_longer(
+    monkeypatch: pytest.MonkeyPatch, server: DifyServer, age: float
+) -> None:
+    started(monkeypatch, server, seconds=9000)
+    time.sleep(age)
+    run_id = started(monkeypatch, server, seconds=9000)
+    given = sensor(run_id, deferrable=True, defer_after=1.5, poke_interval=0.2, timeout=30)
+    with pytest.raises(TaskDeferred) as deferred:
+        given.execute({"ti": TaskInstance(map_index=4)})  # type: ignore[arg-type]
+    polls = deferred.value.trigger.serialize()[1]["polls"]
+    assert polls == 1 if age else polls >= 3
+
+
 ENDINGS: dict[str, tuple[str, dict[str, Any], dict[str, Any], type[DifyError]]] = {
     "failed": ("failing", {}, {}, DifyRunFailedError),
     "partial": ("partial", {}, {"fail_on_partial_success": True}, DifyRunPartialSuccessError),
@@ -146,7 +160,7 @@ def test_a_run_may_appear_late(monkeypatch: pytest.MonkeyPatch, server: DifyServ
 def test_a_run_that_never_appears_is_an_error_after_ten_seconds(
     monkeypatch: pytest.MonkeyPatch, server: DifyServer, deferrable: bool
 ) -> None:
-    monkeypatch.setattr("airflow_provider_dify.api.polling.UNKNOWN_GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("airflow_provider_dify.rules.polling.UNKNOWN_GRACE_SECONDS", 0.5)
     with pytest.raises(DifyNotFoundError):
         play(sensor(MISSING, deferrable=deferrable))
 

@@ -57,7 +57,7 @@ def test_gives_a_server_to_each_test(tmp_path: Path) -> None:
 seen = []
 
 def test_default(dify_server):
-    assert info(dify_server).headers["X-Version"] == "1.14.2"
+    assert info(dify_server).headers["X-Version"] == "1.16.1"
     assert dify_server.time_scale == 0.01
     seen.append(dify_server)
 

@@ -163,6 +163,8 @@ def test_refuses_a_missing_file(tmp_path: Path) -> None:
         (lambda: Input("a", max_length=True), "'max_length' must be a whole number"),
         (lambda: Step("a", seconds=-1), "'seconds' must be a number, 0 or more"),
         (lambda: HumanInput(actions={}), "'actions' is empty"),
+        (lambda: HumanInput(fields={"x": {"type": "number"}}), "'type' must be one of select, file"),
+        (lambda: HumanInput(fields={"x": {"type": "select"}}), "a select needs its options"),
         (lambda: Workflow("a", steps=[Step("start")]), "'steps' has 'start' twice"),
     ],
 )

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_dify.hooks.dify import DifyHook
+from airflow_provider_dify.runtime import connections
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
 from airflow_provider_dify.triggers import workflow
@@ -54,12 +55,12 @@ def test_a_cancel_keeps_its_message_while_the_connection_is_read(
     trigger: DifyWorkflowRunTrigger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Airflow 3.3 calls on_kill only for a message that it knows again."""
-    reading, read = threading.Event(), DifyHook._read_connection
+    reading, read = threading.Event(), connections.read_connection
 
-    def slowly(hook: DifyHook) -> Any:
+    def slowly(conn_id: str, **which: Any) -> Any:
         reading.set()
         time.sleep(0.5)
-        return read(hook)
+        return read(conn_id, **which)
 
     async def told() -> tuple[Any, ...]:
         # Within the task, as Airflow does: Python 3.10 keeps the message from who awaits it.
@@ -75,7 +76,7 @@ def test_a_cancel_keeps_its_message_while_the_connection_is_read(
         task.cancel(BY_A_PERSON)
         return await task
 
-    monkeypatch.setattr(DifyHook, "_read_connection", slowly)
+    monkeypatch.setattr(connections, "read_connection", slowly)
     monkeypatch.setattr(workflow, "CALLS_ON_KILL", True)
     assert asyncio.run(cancelled()) == (BY_A_PERSON,)
 
@@ -163,7 +164,7 @@ def test_a_cancel_at_any_moment_of_a_flood_of_events_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Before Python 3.12 ``asyncio.wait_for`` may swallow a cancel that meets what it waits for."""
-    chance = random.Random(1)
+    jitter = random.Random(1)
 
     async def cancelled(server: RawServer) -> list[Any]:
         left: list[Any] = []
@@ -175,7 +176,7 @@ def test_a_cancel_at_any_moment_of_a_flood_of_events_leaves_nothing(
             task = asyncio.ensure_future(fire(trigger))
             while sum("/events" in request.line for request in server.requests) == asked:
                 await asyncio.sleep(0.005)
-            await asyncio.sleep(chance.uniform(0, 0.05))
+            await asyncio.sleep(jitter.uniform(0, 0.05))
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             left += [each for each in asyncio.all_tasks() if each is not asyncio.current_task()]

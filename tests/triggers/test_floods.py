@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -17,6 +16,9 @@ import pytest
 
 from airflow_provider_dify.triggers.workflow import DifyFindRunTrigger, DifyWorkflowRunTrigger
 from tests.hooks.support import RUN, Connect
+from tests.memory import Growth
+
+pytestmark = pytest.mark.any_airflow
 
 # In a process of its own, whose work would else be measured too.
 SERVER = Path(__file__).with_name("flooding_server.py")
@@ -61,9 +63,9 @@ async def lag_of(seconds: float, trigger: Any) -> tuple[float, float, list[Any]]
 def measured(connect: Connect, mode: str, trigger: Any, seconds: float = 4.0) -> list[Any]:
     with flooding(mode) as url:
         connect(url)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        growth = Growth()
         busiest, lag, fired = asyncio.run(lag_of(seconds, trigger()))
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+        grown = growth.mib() * 2**20
     print(f"{mode}: {busiest * 1000:.0f} ms of CPU, {lag * 1000:.0f} ms, {grown / 2**20:.0f} MiB")
     assert busiest < TURN_SECONDS
     assert lag < LAG_SECONDS

@@ -14,11 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_dify.api.calls import Call
 from airflow_provider_dify.api.errors import Answer
+from airflow_provider_dify.api.operations import Call
 from airflow_provider_dify.exceptions import DifyTransportError
-from airflow_provider_dify.hooks import poller
+from airflow_provider_dify.runtime import poller
 from tests.hooks.virtual import EPOCH, Dify, Run
+
+pytestmark = pytest.mark.any_airflow
 
 MINUTE = 60.0
 
@@ -54,7 +56,7 @@ def test_a_thousand_cost_a_twentieth_and_are_told_sooner(dify: Dify) -> None:
     assert statistics.quantiles(late, n=20)[-1] <= 5.02
     # Single looks, by the same schedule: 1, 3, 7, 12, 17 s and so on.
     single = sum(3 + ((run.ends or 0.0) - 2) / 5 for run in runs)
-    confirmed = len({call.path for _, _, call in dify.looks()})
+    confirmed = len({call.path for _, _, call in dify.polls()})
     assert confirmed == 1000
     assert (len(dify.requests) - confirmed) * 20 <= single
     assert len(dify.sessions) == 1
@@ -87,13 +89,13 @@ def test_one_alone_is_looked_at_as_ever(dify: Dify) -> None:
     [run] = dify.start(ends=30.0)
     assert ended(dify.wait_for_all([dify.trigger(run)])) == {"succeeded"}
     assert dify.pages() == []
-    assert [round(at) for at, _, _ in dify.looks()] == pytest.approx([1, 3, 7, 12, 17, 22, 27, 32], abs=2.5)
+    assert [round(at) for at, _, _ in dify.polls()] == pytest.approx([1, 3, 7, 12, 17, 22, 27, 32], abs=2.5)
 
 
 def test_two_cost_no_more_together_than_alone(dify: Dify) -> None:
     runs = dify.start(2, ends=10 * MINUTE)
     assert ended(dify.wait_for_all([dify.trigger(run, 1000) for run in runs])) == {"succeeded"}
-    assert len(dify.looks()) <= 10 * MINUTE / 5 + 6
+    assert len(dify.polls()) <= 10 * MINUTE / 5 + 6
     assert len(dify.pages()) <= 10 * MINUTE / 2.2
 
 
@@ -117,7 +119,7 @@ def test_a_run_whose_age_was_not_known_joins_the_pages_after_its_first_look(dify
     """The sensor's, and those of a server whose clock goes wrong."""
     runs = dify.start(20, created=-5000.0, ends=5 * MINUTE)
     dify.wait_for_all([dify.trigger(run, 1000, since=None) for run in runs])
-    assert len(dify.looks()) < 20 * (5 * MINUTE / 5) / 4
+    assert len(dify.polls()) < 20 * (5 * MINUTE / 5) / 4
 
 
 @pytest.mark.parametrize("version", ["1.9.1", "1.10.0"])
@@ -126,7 +128,7 @@ def test_a_server_whose_logs_list_only_the_ended_is_asked_for_one_page(dify: Dif
     runs = dify.start(5, ends=MINUTE)
     assert ended(dify.wait_for_all([dify.trigger(run) for run in runs])) == {"succeeded"}
     assert len(dify.pages()) <= 1
-    assert len(dify.looks()) >= 5 * 10
+    assert len(dify.polls()) >= 5 * 10
 
 
 def test_the_contract_without_logs_is_asked_for_none(dify: Dify) -> None:
@@ -143,7 +145,7 @@ def test_an_app_that_is_crowded_with_foreign_runs_falls_back(dify: Dify) -> None
     assert ended(dify.wait_for_all([dify.trigger(run, 1000) for run in runs])) == {"succeeded"}
     # A page or two, twice, once a minute.
     assert len(dify.pages()) <= 4 * 6
-    assert len(dify.looks()) >= 4 * 40
+    assert len(dify.polls()) >= 4 * 40
 
 
 def test_foreign_runs_between_ours_do_no_harm(dify: Dify) -> None:
@@ -152,7 +154,7 @@ def test_foreign_runs_between_ours_do_no_harm(dify: Dify) -> None:
     events = dify.wait_for_all([dify.trigger(run) for run in runs])
     assert ended(events) == {"succeeded"}
     assert statistics.median(latencies(runs, events)) <= 1.5
-    assert len(dify.looks()) < 300
+    assert len(dify.polls()) < 300
 
 
 def test_one_old_run_does_not_stretch_the_pages_of_all(dify: Dify) -> None:
@@ -176,7 +178,7 @@ def test_what_a_page_says_of_an_end_is_confirmed(dify: Dify) -> None:
     events = dify.wait_for_all([dify.trigger(run) for run in runs])
     assert ended(events) == {"failed"}
     # Refuted once, the same word of the page does not call again; looks are then what they are without pages.
-    assert len(dify.looks()) <= 10 * 13
+    assert len(dify.polls()) <= 10 * 13
 
 
 def test_pages_that_are_frozen_are_found_out(dify: Dify) -> None:
@@ -199,7 +201,7 @@ def test_pages_that_are_frozen_are_found_out(dify: Dify) -> None:
 def test_paused_runs_are_told_once_and_then_cost_pages_only(dify: Dify) -> None:
     runs = dify.start(10, ends=10 * MINUTE, until_then="paused")
     assert ended(dify.wait_for_all([dify.trigger(run, 1000) for run in runs])) == {"succeeded"}
-    assert len(dify.looks()) <= 10 + 10 + 10 * MINUTE / 5 + 5
+    assert len(dify.polls()) <= 10 + 10 + 10 * MINUTE / 5 + 5
 
 
 def test_the_last_look_is_always_taken(dify: Dify) -> None:
@@ -268,7 +270,7 @@ def test_a_poller_that_dies_is_reborn(dify: Dify, monkeypatch: pytest.MonkeyPatc
     assert deaths
     assert len(dify.pages()) > len(deaths) + 100
     single = 20 * 20 * MINUTE / 5
-    assert len(dify.looks()) < single / 2
+    assert len(dify.polls()) < single / 2
 
 
 @pytest.mark.parametrize("status", [404, 403, 500, 502])
@@ -501,36 +503,36 @@ def lives(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(lives())
-def test_a_page_that_lies_ends_no_run_wrongly_and_hangs_none(life: dict[str, Any]) -> None:
+def test_a_page_that_lies_ends_no_run_wrongly_and_hangs_none(generation: dict[str, Any]) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         dify = Dify(monkeypatch)
-        chance = random.Random(life["seed"])
-        runs = [run for _ in life["ends"] for run in dify.start()]
-        for run, ends, status in zip(runs, life["ends"], life["statuses"], strict=True):
+        jitter = random.Random(generation["seed"])
+        runs = [run for _ in generation["ends"] for run in dify.start()]
+        for run, ends, status in zip(runs, generation["ends"], generation["statuses"], strict=True):
             run.ends, run.status = ends, status
         asked: Iterator[int] = iter(range(10**6))
 
         def lie(now: float, rows: list[Any]) -> list[Any]:
-            kind = life["lies"][next(asked) % len(life["lies"])]
+            kind = generation["lies"][next(asked) % len(generation["lies"])]
             if kind == "stale":
-                return [dify.row(run, run.status_at(now - chance.uniform(0, 60))) for run in runs]
+                return [dify.row(run, run.status_at(now - jitter.uniform(0, 60))) for run in runs]
             if kind == "missing":
-                return [row for row in rows if chance.random() < 0.5]
+                return [row for row in rows if jitter.random() < 0.5]
             if kind == "reordered":
-                return chance.sample(rows, len(rows))
+                return jitter.sample(rows, len(rows))
             if kind == "duplicates":
-                return [dify.row(chance.choice(runs), chance.choice(STATUSES)) for _ in range(12)]
+                return [dify.row(jitter.choice(runs), jitter.choice(STATUSES)) for _ in range(12)]
             if kind == "foreign":
                 return [dify.row(Run(), "succeeded") for _ in range(100)]
             if kind == "wrong":
-                return [dify.row(run, chance.choice(STATUSES)) for run in runs]
+                return [dify.row(run, jitter.choice(STATUSES)) for run in runs]
             if kind == "another key's":
                 return [dify.row(run, "failed") for run in runs]
             return {"honest": rows, "empty": [], "broken": [None, {}, {"workflow_run": {"id": 7}}, *rows]}[kind]
 
         dify.lie = lie
-        dify.more = lambda more: more or life["more"]
-        deadline = life["timeout"]
+        dify.more = lambda more: more or generation["more"]
+        deadline = generation["timeout"]
         for run, (at, event) in zip(
             runs, dify.wait_for_all([dify.trigger(run, deadline) for run in runs]), strict=True
         ):

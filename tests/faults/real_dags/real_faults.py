@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_dify.operators.workflow import DifyRunWorkflowOperator
 
-EXECUTION = "airflow_provider_dify.operators.execution.Execution"
+EXECUTION = "airflow_provider_dify.runtime.task_run.Execution"
 DEATHS = {
     "before the POST": "urllib3.connection.HTTPConnection.connect",
     "between POST and id": f"{EXECUTION}._announce",

@@ -20,7 +20,7 @@ OPERATORS: dict[str, dict[str, Any]] = {
     "answer_late": {},
     "never_found": {"timeout": 15},
     "rate_limited": {},
-    "deadline_passed": {"inputs": {"seconds": 600}, "timeout": 15},
+    "deadline_passed": {"inputs": {"seconds": 600}, "timeout": 25},
 }
 SENSORS: dict[str, dict[str, Any]] = {"sensor": {}, "sensor_deadline_passed": {"seconds": 600, "timeout": 15}}
 
@@ -74,7 +74,8 @@ for name, parameters in OPERATORS.items():
             **{
                 "dify_conn_id": f"dify_{name}",
                 "inputs": {"seconds": 8},
-                "submit_timeout": 1,
+                # Where an answer comes, a busy machine may need longer for it.
+                "submit_timeout": 1 if name in ("answer_lost", "answer_late", "never_found") else 15,
                 "timeout": 120,
                 "deferrable": True,
                 # So that every path goes through a trigger.

@@ -1,0 +1,261 @@
+"""One try of a sensor that waits for a Dify workflow run."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException, PokeReturnValue
+
+from airflow_provider_dify.api.runs import RunStatus, StartedRun, WorkflowRun
+from airflow_provider_dify.compat import is_first_poke
+from airflow_provider_dify.exceptions import DifyError, DifyNotFoundError, DifySensorTimeoutError
+from airflow_provider_dify.rules.deferring import (
+    HandOver,
+    handed_over,
+    leaves_worker_at,
+    longest_worth_waiting_for,
+    not_before,
+)
+from airflow_provider_dify.rules.event_log import followed, with_failed_step
+from airflow_provider_dify.rules.human_waiting import ASK
+from airflow_provider_dify.rules.log_lines import closing_line
+from airflow_provider_dify.rules.outcome import SAME_RUN, outputs_of, paused_error, timeout_error
+from airflow_provider_dify.rules.polling import (
+    COLLECT_SECONDS,
+    TIMEOUT,
+    UNKNOWN_GRACE_SECONDS,
+    Deadline,
+    Ended,
+    GivenUp,
+    TimedOut,
+    Wait,
+    Watch,
+)
+from airflow_provider_dify.rules.settings import FIRST_LOOK_SECONDS
+from airflow_provider_dify.rules.steps import StepLog
+from airflow_provider_dify.rules.waiting import PausedOut, WaitFlow, WaitResult, wait_for_run
+from airflow_provider_dify.runtime.human_input import HumanInput, ends_at_pause, note_if_unavailable, report_in, resumed
+from airflow_provider_dify.runtime.metrics import Metrics
+from airflow_provider_dify.runtime.outputs import Destination, deliver
+from airflow_provider_dify.runtime.report import Report, carried
+from airflow_provider_dify.runtime.resolve_inputs import check_destinations
+from airflow_provider_dify.runtime.run_link import push_link
+from airflow_provider_dify.runtime.run_started import log_run_started
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_dify.runtime.task_protocols import RunSensorTask, TaskHook
+
+
+class SensorRun:
+    """One try of a sensor, from its start or from where the triggerer has handed it back.
+
+    :param sensor: The sensor, with its templates rendered.
+    :param context: Airflow's context of the try.
+    """
+
+    def __init__(self, sensor: RunSensorTask, context: Context) -> None:
+        self._sensor = sensor
+        self._context = context
+        self._hook: TaskHook = sensor.hook
+        self._log = sensor.log
+        self._human = HumanInput(sensor, context, sensor.schedule)
+
+    def begin(self) -> dict[str, Any]:
+        """Wait for the run here, or defer."""
+        try:
+            run_id, now = self._run_id(), time.time()
+            deadline = Deadline.after(
+                now, self._sensor.timeout, started_at=now, execution_timeout=self._sensor.execution_timeout
+            )
+            note_if_unavailable(self._sensor)
+            log_run_started(self._hook, self._context, StartedRun(run_id), self._log.info, user=None, deadline=deadline)
+            return self._await(run_id, deadline)
+        except DifyError as error:
+            self._give_up(error)
+
+    def _await(self, run_id: str, deadline: Deadline) -> dict[str, Any]:
+        """Wait for the run: here, or deferred."""
+        now, defer_after, leaves_at, polls = time.time(), self._sensor.defer_after, None, 0
+        steps = StepLog(run_id, self._hook.redact)
+        if self._sensor.deferrable:
+            leaves_at = leaves_worker_at(now, defer_after, deadline)
+        if leaves_at is None or defer_after > 0:
+            result = self._wait_here(run_id, deadline, leaves_at, steps)
+            if not isinstance(result, HandOver):
+                return self._finish(run_id, result, deadline)
+            polls = result.polls
+        return self._defer(run_id, deadline, now, polls, steps)
+
+    def answered(self, event: Any, kept: dict[str, Any] | None) -> dict[str, Any]:
+        """Go on where a paused run's question has been answered, or the wait for an answer has ended."""
+        try:
+            kept = resumed(event, kept)
+            run_id, deadline = kept["workflow_run_id"], Deadline(kept["end_time"], kept.get("limit", TIMEOUT))
+            if (report := report_in(event, kept)) is not None:
+                return self._reported(report, deadline)
+            self._human.answer(event, kept)
+            return self._await(run_id, deadline)
+        except DifyError as error:
+            self._give_up(error)
+
+    def _wait_here(self, run_id: str, deadline: Deadline, until: float | None, steps: StepLog) -> WaitResult | HandOver:
+        wait = self._flow(run_id, deadline, self._first_wait)
+        longest = longest_worth_waiting_for(self._context["ti"], self._sensor.defer_after)
+        flow = wait if until is None else handed_over(wait, until, time.time, unless_longer_than=longest)
+        if self._sensor.follow_events:
+            return self._hook.follow(followed(flow, steps, user=None, clock=time.time), self._log.info, deadline)
+        return self._hook.follow(flow, self._log.info, deadline)
+
+    def rescheduled(self, execute: Callable[[Context], Any]) -> Any:
+        """Let Airflow poke and reschedule, with the errors of the other modes."""
+        try:
+            run_id = self._run_id()
+            try:
+                return execute(self._context)
+            except AirflowSensorTimeout as error:
+                raise DifySensorTimeoutError(
+                    f"{error} Dify run {run_id} had not ended.", on_retry=SAME_RUN, workflow_run_id=run_id
+                ) from error
+        except DifyError as error:
+            self._give_up(error)
+
+    def poke(self) -> PokeReturnValue:
+        """Poll once.
+
+        A run that the server does not show is polled for up to 10 s: its row can lag behind the event that
+        named it, and a rescheduled sensor remembers nothing of earlier polls.
+        """
+        run_id = self._run_id()
+        poll_result = self._hook.look(run_id)
+        result: WaitResult | Wait
+        if poll_result.run is not None:
+            self._show(poll_result.run)
+        if isinstance(poll_result.error, DifyNotFoundError):
+            grace = Deadline(time.time() + UNKNOWN_GRACE_SECONDS + FIRST_LOOK_SECONDS)
+            result = self._hook.follow(self._flow(run_id, grace, FIRST_LOOK_SECONDS), self._log.debug, grace)
+        elif (
+            poll_result.run is not None
+            and poll_result.run.status is RunStatus.PAUSED
+            and self._sensor.on_pause == "fail"
+        ):
+            result = PausedOut(tuple(self._hook.get_pause_questions(poll_result.run)))
+        else:
+            now = time.time()
+            _, result = Watch().decide(
+                poll_result, now=now, deadline=Deadline(now), schedule=self._sensor.schedule, jitter=random.random()
+            )
+        if isinstance(result, (TimedOut, Wait)):
+            return PokeReturnValue(is_done=False)
+        return PokeReturnValue(is_done=True, xcom_value=self._finish(run_id, result, Deadline(time.time())))
+
+    def _show(self, run: WorkflowRun) -> None:
+        if is_first_poke(self._context):
+            started = StartedRun(run.workflow_run_id, app_id=run.app_id, server_version=run.server_version)
+            deadline = Deadline(time.time() + self._sensor.timeout)
+            log_run_started(self._hook, self._context, started, self._log.info, user=None, deadline=deadline)
+        else:
+            # Airflow drops the XComs of a sensor each time it is rescheduled.
+            push_link(self._context["ti"], self._hook.connection.console_url, run.app_id)
+
+    def waited_in_triggerer(self, event: Any, workflow_run_id: str | None, end_time: float | None) -> dict[str, Any]:
+        """Go on where the wait in the triggerer has ended."""
+        try:
+            report, kept = Report.parse(event, workflow_run_id), carried(event)
+            end_time = kept.get("end_time", time.time()) if end_time is None else end_time
+            return self._reported(report, Deadline(end_time, kept.get("limit", TIMEOUT)))
+        except DifyError as error:
+            self._give_up(error)
+
+    def _reported(self, report: Report, deadline: Deadline) -> dict[str, Any]:
+        """End as the triggerer has reported; the worker itself reads what the run has put out."""
+        result: WaitResult | None = report.wait_result()
+        if result is None:
+            grace = deadline.at_least(time.time() + COLLECT_SECONDS)
+            collected = self._hook.follow(self._flow(report.workflow_run_id, grace, 0), self._log.info, grace)
+            result = with_failed_step(collected, report.failed_step)
+        return self._finish(report.workflow_run_id, result, deadline)
+
+    def _run_id(self) -> str:
+        check_destinations(self._sensor)
+        return self._hook.api.check_run_id(self._sensor.workflow_run_id)
+
+    @property
+    def _first_wait(self) -> float:
+        return min(FIRST_LOOK_SECONDS, self._sensor.schedule.first)
+
+    def _flow(self, run_id: str, deadline: Deadline, first_wait: float) -> WaitFlow:
+        return wait_for_run(
+            run_id,
+            schedule=self._sensor.schedule,
+            deadline=deadline,
+            since=time.time(),
+            clock=time.time,
+            jitter=random.random,
+            first_wait=first_wait,
+            fail_on_pause=ends_at_pause(self._sensor),
+        )
+
+    def _defer(self, run_id: str, deadline: Deadline, since: float, polls: int, steps: StepLog) -> NoReturn:
+        schedule = self._sensor.schedule
+        kwargs = {"workflow_run_id": run_id, "end_time": deadline.at}
+        # No framework timeout, so that a sensor in the triggerer ends with the same error as one on a worker.
+        self._sensor.defer_to(
+            "DifyWorkflowRunTrigger",
+            {
+                "workflow_run_id": run_id,
+                "dify_conn_id": self._sensor.dify_conn_id,
+                "end_time": deadline.at,
+                "poll_interval": schedule.first,
+                "max_poll_interval": schedule.longest,
+                "since": since,
+                "first_wait": None if polls else self._first_wait,
+                "fail_on_pause": ends_at_pause(self._sensor),
+                "follow_events": self._sensor.follow_events,
+                "polls": polls,
+                "steps_logged": steps.logged_steps() or None,
+                "not_before": not_before(time.time()),
+                "resume": {**kwargs, "limit": deadline.limit},
+            },
+            method_name="execute_complete",
+            kwargs=kwargs,
+        )
+        raise AssertionError("defer() does not return")
+
+    def _finish(self, run_id: str, result: WaitResult, deadline: Deadline) -> dict[str, Any]:
+        """Turn the end of the wait into the sensor's return value or exception."""
+        if isinstance(result, Ended):
+            Metrics(self._sensor.dify_conn_id).run_ended(result.run)
+            partial_success = result.run.status is RunStatus.PARTIAL_SUCCEEDED
+            (self._log.warning if partial_success else self._log.info)(closing_line(result.run))
+            if result.run.app_id is not None:
+                push_link(self._context["ti"], self._hook.connection.console_url, result.run.app_id)
+            outputs = outputs_of(
+                result.run,
+                fail_on_partial_success=self._sensor.fail_on_partial_success,
+                on_retry=SAME_RUN,
+                failed_step=result.failed_step,
+            )
+            to = Destination.of(self._sensor)
+            return deliver(outputs, workflow_run_id=run_id, hook=self._hook, to=to, on_retry=SAME_RUN)
+        if isinstance(result, TimedOut):
+            raise timeout_error(run_id, result.status, deadline, DifySensorTimeoutError, SAME_RUN)
+        if isinstance(result, GivenUp):
+            result.error.workflow_run_id = run_id
+            raise result.error
+        if self._sensor.on_pause == ASK:
+            kept = {"workflow_run_id": run_id, "end_time": deadline.at, "limit": deadline.limit}
+            self._human.ask(run_id, deadline, kept, cancel_on_kill=False)
+            return self._await(run_id, deadline)
+        raise paused_error(run_id, list(result.questions), SAME_RUN)
+
+    def _give_up(self, error: DifyError) -> NoReturn:
+        """Skip where the author asked for it: Airflow's own rules differ by mode and version."""
+        if self._sensor.soft_fail or self._sensor.never_fail:
+            option = "soft_fail" if self._sensor.soft_fail else "never_fail"
+            raise AirflowSkipException(f"Skipping, since {option} is set: {error.message}") from error
+        raise error
