@@ -289,10 +289,13 @@ def settings(home: Path, port: int, dags: Path) -> dict[str, str]:
         "SCHEDULER__DAG_DIR_LIST_INTERVAL": "10",
         "SCHEDULER__MIN_FILE_PROCESS_INTERVAL": "5",
         "DATABASE__LOAD_DEFAULT_CONNECTIONS": "False",
-        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout=60",
         "SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
         "USAGE_DATA_COLLECTION__ENABLED": "False",
         "WEBSERVER__BASE_URL": address,
+        # Airflow 2 ends a webserver that is not up after 120 s, which a busy machine may need.
+        "WEBSERVER__WEB_SERVER_MASTER_TIMEOUT": f"{START_SECONDS:.0f}",
+        "WEBSERVER__WEB_SERVER_WORKER_TIMEOUT": f"{START_SECONDS:.0f}",
     }
     kept = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}"

@@ -103,7 +103,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
             str(dags),
             "--no-examples",
         ]
-        subprocess.run(command, check=True, env=environment, timeout=600)
+        started = subprocess.run(
+            command, env=environment, timeout=600, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        assert started.returncode == 0, started.stdout
         try:
             state = json.loads((folder / "up" / "state.json").read_text())
             yield Stack(state["address"], dify)

@@ -78,7 +78,8 @@ class Airflow:
         settings: dict[str, str] | None = None,
     ) -> None:
         self.home = home
-        self._default_database = f"sqlite:///{home / 'airflow.db'}"
+        # SQLite lets one process write at a time; the others give up after 5 s, which a busy machine may take.
+        self._default_database = f"sqlite:///{home / 'airflow.db'}?timeout=60"
         self._database = database or self._default_database
         self._web = web
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -102,6 +103,9 @@ class Airflow:
             "AIRFLOW__CORE__EXECUTOR": "SequentialExecutor" if is_airflow_2() and database is None else "LocalExecutor",
             "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": self._database,
+            # Airflow 2 ends a webserver that is not up after 120 s, which a busy machine may need.
+            "AIRFLOW__WEBSERVER__WEB_SERVER_MASTER_TIMEOUT": "600",
+            "AIRFLOW__WEBSERVER__WEB_SERVER_WORKER_TIMEOUT": "600",
             **({} if parallelism is None else {"AIRFLOW__CORE__PARALLELISM": str(parallelism)}),
             **{f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in (connections or {}).items()},
             **{f"AIRFLOW__{name}": value for name, value in (settings or {}).items()},
@@ -240,7 +244,7 @@ class Airflow:
         if self._database.startswith("postgresql"):
             return self._postgres_rows(query, arguments)
         try:
-            path = self._database.removeprefix("sqlite:///")
+            path = self.home / "airflow.db"
             with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as connection:
                 return connection.execute(query, arguments).fetchall()
         except sqlite3.OperationalError:

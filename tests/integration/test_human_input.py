@@ -101,14 +101,21 @@ class Played:
         within the first seconds, as no person does.
         """
         self._begin(dag_id, run_id)
+        seen: dict[str, Any] = {}
 
         def found() -> dict[str, Any] | None:
-            action = self.rest.required_action(dag_id, run_id, TASK)
+            seen["action"] = action = self.rest.required_action(dag_id, run_id, TASK)
+            seen["state"] = state = self.state(dag_id, run_id)
+            seen["settled"] = is_settled = self._is_settled(dag_id, run_id)
+            assert state not in ("failed", "success"), "The task has ended."
             is_open = action is not None and not action["response_received"] and body in action["body"]
-            is_waiting = self.state(dag_id, run_id) == "deferred" and self._is_settled(dag_id, run_id)
-            return action if is_open and is_waiting else None
+            return action if is_open and state == "deferred" and is_settled else None
 
-        return wait_for(f"the question of {run_id}", found, LIMIT)
+        try:
+            return wait_for(f"the question of {run_id}", found, LIMIT)
+        except AssertionError as error:
+            logs = f"{self.log(dag_id, run_id)}\n{self.airflow.logs()}"
+            raise AssertionError(f"{error} Seen last: {seen}\n{logs}") from error
 
     def _is_settled(self, dag_id: str, run_id: str) -> bool:
         """Tell whether the scheduler has read how each worker of a task has ended."""
