@@ -75,6 +75,8 @@ def measure(options: argparse.Namespace) -> None:
     from airflow_provider_dify.operators.batch import DifyRunWorkflowBatchOperator
     from tests.faults.tries import Task, TaskInstance
 
+    # Only now, since the tests' configuration removes what the environment says of connections.
+    os.environ["AIRFLOW_CONN_DIFY_DEFAULT"] = options.connection
     logging.disable(logging.INFO)
     folder = Path(options.folder)
     source = folder / "rows.jsonl"
@@ -98,11 +100,13 @@ def measure(options: argparse.Namespace) -> None:
     base, memory = resident(), Memory()
     began, used = time.monotonic(), time.process_time()
     context: Any = {"ti": TaskInstance()}
+    trigger: Any = None
     try:
         manifest = operator().execute(context)
     except TaskDeferred as deferred:
-        event = asyncio.run(Task.fire(deferred.trigger))
-        manifest = operator().execute_complete(context, event)
+        trigger = deferred.trigger
+    if trigger is not None:
+        manifest = operator().execute_complete(context, asyncio.run(Task.fire(trigger)))
     memory.end()
     seconds = time.monotonic() - began
     lines = Counter(
@@ -141,8 +145,14 @@ def one(options: argparse.Namespace, number: int, *, deferrable: bool) -> str:
         serving("benchmarks.batch", "--serve", *shape) as [url, key],
         tempfile.TemporaryDirectory(prefix="dify-batch-") as folder,
     ):
-        os.environ["AIRFLOW_CONN_DIFY_DEFAULT"] = json.dumps({"conn_type": "dify", "host": url, "password": key})
-        arguments = [*shape, f"--rows={number}", f"--folder={folder}", *(["--deferrable"] if deferrable else [])]
+        connection = json.dumps({"conn_type": "dify", "host": url, "password": key})
+        arguments = [
+            *shape,
+            f"--rows={number}",
+            f"--folder={folder}",
+            f"--connection={connection}",
+            *(["--deferrable"] if deferrable else []),
+        ]
         # Its output is the task's log.
         command = [sys.executable, "-m", "benchmarks.batch", "--measure", *arguments]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
@@ -168,6 +178,7 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--deferrable", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.add_argument("--connection", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
         serve(options)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import TypeVar
 
 import aiohttp
 from tenacity import AsyncRetrying
@@ -39,6 +41,8 @@ _FAILURES = (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError)
 # What is searched for secrets, and for events, without a thread and without a turn for others.
 _AT_ONCE_BYTES = 64 * 1024
 _TURN_BYTES = 8 * 1024
+
+T = TypeVar("T")
 
 
 class AsyncExchange:
@@ -207,7 +211,7 @@ class AsyncTransport:
             async with await self._open(call, timeout) as exchange:
                 return without_server_error(await exchange.read(), call)
 
-        return await AsyncRetrying(**retry_rules(call))(attempt) if retry else await attempt()
+        return await _retried(call, attempt) if retry else await attempt()
 
     async def open(
         self,
@@ -226,7 +230,7 @@ class AsyncTransport:
         """
         if not retry:
             return await self._open(call, timeout, before_send)
-        return await AsyncRetrying(**retry_rules(call))(self._open, call, timeout, before_send)
+        return await _retried(call, partial(self._open, call, timeout, before_send))
 
     async def _open(
         self, call: Call, timeout: float | None, before_send: Callable[[], None] | None = None
@@ -274,6 +278,16 @@ class AsyncTransport:
                 await own_session.close()
             raise failure
         return AsyncExchange(connection, call, response, limit, self._size, own_session)
+
+
+async def _retried(call: Call, attempt: Callable[[], Awaitable[T]]) -> T:
+    """Do what sends a call, again where that is safe and helps."""
+    retrying = AsyncRetrying(**retry_rules(call))
+    try:
+        return await retrying(attempt)
+    finally:
+        # Its steps refer to itself. Without this the memory of thousands of calls waits for a garbage collection.
+        retrying.iter_state.reset()
 
 
 async def _response_of(request: Awaitable[aiohttp.ClientResponse]) -> aiohttp.ClientResponse:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 import time
@@ -34,7 +33,7 @@ from airflow_provider_dify.rules.polling import Deadline
 from airflow_provider_dify.rules.taskflow_inputs import without_path_objects
 from airflow_provider_dify.rules.uploads import check_destination, is_path_object
 from airflow_provider_dify.runtime.batch_process import Prepared, batch_store, prepare, run_batch, upload_policy
-from airflow_provider_dify.runtime.batch_threads import in_own_loop
+from airflow_provider_dify.runtime.batch_threads import run_to_end
 from airflow_provider_dify.runtime.metrics import Metrics
 from airflow_provider_dify.runtime.run_link import push_link
 
@@ -336,11 +335,7 @@ class BatchTask:
         async def run() -> dict[str, Any]:
             return await run_batch(self._hook, settings, prepared, metrics, self._log, began)
 
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            return asyncio.run(run())
-        return in_own_loop(run)
+        return run_to_end(run)
 
     def _defer(self, settings: BatchSettings) -> NoReturn:
         # No framework timeout: when one passes, neither this operator nor the trigger gets to stop the runs.

@@ -21,6 +21,25 @@ async def in_thread(function: Callable[..., T], *args: Any) -> T:
     return await sync_to_async(function, thread_sensitive=False)(*args)
 
 
+def run_to_end(run: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine in an event loop of its own, wherever the caller is.
+
+    No event loop runs inside an ``except`` block: ``sync_to_async`` raises the exception that is being handled again in
+    each of its threads, and so its traceback would keep what each of them has returned.
+    """
+    if _is_in_loop():
+        return in_own_loop(run)
+    return asyncio.run(run())
+
+
+def _is_in_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 def in_own_loop(run: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Run a coroutine in a thread with an event loop of its own, where the caller's thread has one that runs."""
     found: list[T] = []

@@ -1,4 +1,4 @@
-"""A file of fifty thousand rows is checked whole before the first run, in bounded memory."""
+"""Large files of rows: checked whole before the first run, and run, in bounded memory."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from airflow_provider_dify.testing.server import DifyServer
-from airflow_provider_dify.testing.workflows import Input, Workflow
+from airflow_provider_dify.testing.workflows import Input, Step, Workflow
 from tests.faults.tries import connect
+from tests.operators.batches import PATIENT
 
 pytestmark = [pytest.mark.processes, pytest.mark.any_airflow, pytest.mark.timeout(900)]
 
@@ -56,3 +57,21 @@ def test_one_row_in_a_hundred_is_wrong(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert "row-99" in found["error"]
     assert "number" in found["error"]
     assert found["grown"] < MAX_MIB
+
+
+def test_memory_does_not_grow_with_what_the_rows_hold(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = "x" * 100 * 1024
+    few, many = tmp_path / "few.jsonl", tmp_path / "many.jsonl"
+    write_jsonl(few, [{"id": f"row-{number}", "text": text} for number in range(100)])
+    write_jsonl(many, [{"id": f"row-{number}", "text": text} for number in range(800)])
+    silent = Workflow("silent", inputs=[Input("text", type="paragraph")], steps=[Step("none")], outputs={"is": "done"})
+    with DifyServer([silent], connections=None, worker_slots=8) as server:
+        connect(monkeypatch, server, "silent", **PATIENT)
+        command = [sys.executable, "-m", "tests.operators.memory_of_rows", str(few), str(many)]
+        arguments = [str(tmp_path / "results"), os.environ["AIRFLOW_CONN_DIFY_DEFAULT"]]
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["counts"]["succeeded"] == 800
+    # The texts are 80 MiB.
+    assert found["grown"] < 40
