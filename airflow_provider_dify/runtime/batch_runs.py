@@ -349,6 +349,9 @@ class ActiveRows:
             return
         if row.run_id is None:
             row.run_id, row.state = found.workflow_run_id, RUNNING
+            # Of what another process has submitted, that one has counted what it knew.
+            if row.row is not None:
+                self._metrics.run_started()
         if found.status.is_terminal:
             self._collect(row)
 
