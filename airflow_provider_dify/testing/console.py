@@ -89,7 +89,8 @@ class Console:
             await answer_form(self._service, form_id, str(sent.get("action")), inputs)
         except (ApiError, KeyError) as error:
             return _page("Waiting for an answer", f'<p class="error">{escape(str(error))}</p>{self._shown()}')
-        raise web.HTTPSeeOther(_FORMS)
+        # Returned, not raised: the server takes a raised one for a route that it does not have.
+        return web.Response(status=303, headers={"Location": _FORMS})
 
     def _open(self) -> list[Form]:
         return [form for form in self._service.engine.pauses.forms.values() if form.answer is None]

@@ -430,6 +430,22 @@ class TestRoutes:
         unknown = requests.get(f"{server.base_url}/app/{app.workflow_id}/logs", timeout=5)
         assert (unknown.status_code, unknown.json()["code"]) == (404, "app_not_found")
 
+    def test_the_page_of_forms_takes_an_answer_and_shows_what_is_left(self, server: DifyServer) -> None:
+        """What a person does in a browser: reads the form, fills it in, presses a button, and is shown the rest."""
+        client, page = Client(server, "approval"), f"{server.base_url}/console/forms"
+        run_id = client.run(text="Sales went up.").json()["data"]["id"]
+        (form,) = server.forms.open()
+        shown = requests.get(page, timeout=5).text
+        assert f'action="/console/forms/{form.id}"' in shown
+        assert "Sales went up." in shown
+        filled = {"action": "approve", "field.tone": "formal", "field.comment": "go"}
+        after = requests.post(f"{page}/{form.id}", data=filled, timeout=5)
+        assert (after.status_code, after.url) == (200, page)
+        assert "No run waits for a human." in after.text
+        wait_for(lambda: client.row(run_id)["status"] == "succeeded")
+        again = requests.post(f"{page}/{form.id}", data=filled, timeout=5)
+        assert "It was answered before." in again.text
+
     def test_head_and_health(self, server: DifyServer) -> None:
         """Health needs no key."""
         assert requests.get(f"{server.base_url}/health", timeout=5).json()["version"] == "1.16.1"
