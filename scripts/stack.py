@@ -334,7 +334,7 @@ def tell(state: State) -> None:
     print(f"Dify:            {state.dify}")
     print(f"                 {state.dify}/console/forms   (what runs ask people, on the local server)")
     print(f"Connections:     {', '.join(state.connections) or 'dify_default'}")
-    print("Next:            open the first address, choose Dags, then dify_quickstart, and press Trigger twice.")
+    print("Next:            open the first address, choose Dags, dify_quickstart, and press Trigger twice.")
     print("                 The task summarize becomes deferred, then green; its log names the run.")
 
 

@@ -50,6 +50,8 @@ BY_NAME = {
 OF_A_DECORATOR = {"multiple_outputs"}
 # The page says that it needs Airflow 3.3.
 OF_NEWER_AIRFLOWS = {"retry_policy"}
+# So many characters fit a line of code in a window 1,280 pixels wide: see docs/assets/wide.css.
+WIDEST = 97
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -195,6 +197,12 @@ def test_the_messages_that_are_explained_are_those_of_the_code() -> None:
     quoted = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE) + re.findall(r"^`([^`]+ [^`]+)`", page, re.MULTILINE)
     assert len(quoted) > 40
     assert [text for text in quoted if text not in messages_of_the_package()] == []
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.name)
+def test_lines_of_code_fit_the_page(page: Path) -> None:
+    lines = [line for _, code in FENCE.findall(page.read_text(encoding="utf-8")) for line in code.splitlines()]
+    assert [line for line in lines if len(line) > WIDEST] == []
 
 
 @pages

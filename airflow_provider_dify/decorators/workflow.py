@@ -203,9 +203,8 @@ def dify_workflow_task(
     ``ti``. It is not called again when the task comes back from the triggerer. In a retry that reattaches to the run
     of the try before it is called, and what it returns is not sent.
 
-    .. note::
-        What the function returns is data and is not rendered: a ``{{`` in a text stays as it is. The other templated
-        parameters are rendered as the operator's are, and so are the function's arguments.
+    What the function returns is data and is not rendered: a ``{{`` in a text stays as it is. The other templated
+    parameters are rendered as the operator's are, and so are the function's arguments.
 
     :param python_callable: The function. It returns the inputs as a mapping, inputs and a list of files as a tuple of
         the two, or None for no inputs.

@@ -48,9 +48,8 @@ class DifyRunWorkflowBatchOperator(BaseOperator):
     submission that may have been accepted is never sent a second time. A retry goes on too, and submits rows again that
     had failed; a clear starts a new batch.
 
-    .. warning::
-        Every row gets a ``user`` of its own in Dify, by which its run is found. The worker and, with
-        ``deferrable=True``, the triggerer must reach ``result_path`` and a file of rows.
+    Every row gets a ``user`` of its own in Dify, by which its run is found. The worker and, with ``deferrable=True``,
+    the triggerer must reach ``result_path`` and a file of rows.
 
     :param requests: The rows: a list of mappings, the output of an upstream task, or the path or URI of a ``.jsonl``,
         ``.csv`` or ``.parquet`` file in a folder or any object store that Airflow knows, which is read as a stream.

@@ -61,9 +61,8 @@ class DifyRunWorkflowOperator(BaseOperator, Generic[OutputsT]):
     on a worker slot, or with ``deferrable=True`` in the triggerer. Return value and exceptions are the same
     in both modes. A submission that may have been accepted is never sent a second time.
 
-    .. warning::
-        Dify servers before 1.9.2 abandon a run whose stream is closed. On those the stream is read to its end
-        in the worker, whatever ``deferrable`` says.
+    Dify servers before 1.9.2 abandon a run whose stream is closed. On those the stream is read to its end in the
+    worker, whatever ``deferrable`` says.
 
     :param inputs: The workflow's inputs: a mapping of names to JSON values, or a template that renders to one
         as JSON. Templated.
