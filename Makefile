@@ -51,7 +51,7 @@ export DIFY_BASE_URL DIFY_API_KEY DIFY_INPUTS SCREENSHOTS CHROMIUM
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup release up down demo test oldest lowest processes bench matrix faults soak upgrades celery browser lint format docs wheel constraints clean
+.PHONY: help setup release up down demo test oldest lowest processes bench matrix faults soak upgrades celery browser lint format docs links wheel constraints clean
 
 help:
 	@echo "make demo        run a workflow from a DAG, against a local Dify server"
@@ -71,6 +71,7 @@ help:
 	@echo "make lint        ruff, mypy, codespell and the contract of the layers"
 	@echo "make format      let ruff rewrite what it can"
 	@echo "make docs        build the documentation into site/"
+	@echo "make links       check the documentation's links to other hosts, which needs a network"
 	@echo "make wheel       build the wheel, and check it beside Airflow in an empty environment"
 	@echo "make constraints resolve the constraints of all tested Airflow versions again"
 	@echo "make release     VERSION=1.2.0: check, build, set the changelog, commit and tag; DRY_RUN=1 changes nothing"
@@ -180,6 +181,10 @@ format: $(READY)
 
 docs: $(READY)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Needs nothing but Python. CI leaves it out: another host's trouble is no reason to refuse a change.
+links:
+	@$(PYTHON) scripts/check_links.py
 
 release: $(READY)
 	@$(BIN)/python scripts/release.py $(if $(DRY_RUN),--dry-run) "$(VERSION)"
