@@ -27,6 +27,8 @@ COVERAGE_ARGS := --cov=airflow_provider_dify.api --cov=airflow_provider_dify.rul
 SOAK_RUNS ?= 30
 SOAK_SECONDS ?= 60
 SOAK_SEED ?= 7
+BATCH_ROWS ?= 150
+BATCH_SECONDS ?= 90
 SOAK := $(BIN)/python -m tests.faults.soak --runs $(SOAK_RUNS) --seconds $(SOAK_SECONDS) --seed $(SOAK_SEED)
 # All tests run on the newest Airflow. On the oldest those of rules, recordings and the local server are left out, which
 # use nothing of Airflow, and those of HTTP, which run there with the oldest dependencies.
@@ -51,7 +53,7 @@ export DIFY_BASE_URL DIFY_API_KEY DIFY_INPUTS SCREENSHOTS CHROMIUM
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup release up down demo test oldest lowest processes bench matrix faults soak upgrades celery browser lint format docs links wheel constraints clean
+.PHONY: help setup release up down demo test oldest lowest processes bench matrix faults soak upgrades batches celery browser lint format docs links wheel constraints clean
 
 help:
 	@echo "make demo        run a workflow from a DAG, against a local Dify server"
@@ -64,6 +66,7 @@ help:
 	@echo "make faults      kill Airflow's real processes, with PostgreSQL, whose programs must be installed"
 	@echo "make soak        run many tasks while Airflow's processes and Dify are killed at random, with PostgreSQL"
 	@echo "make upgrades    run many tasks while Dify is upgraded again and again, with PostgreSQL"
+	@echo "make batches     run two batches while what they run in, Dify and their folder fail at random, with PostgreSQL"
 	@echo "make celery      run many tasks with CeleryExecutor while workers, triggerers, schedulers and the broker are killed"
 	@echo "make matrix      run the tests that depend on Airflow on $(MATRIX)"
 	@echo "make bench       measure waiting beside the triggers of other providers; BENCH_ARGS=--help tells more"
@@ -134,6 +137,9 @@ soak: $(READY)
 
 upgrades: $(READY)
 	@$(SOAK) --upgrades
+
+batches: $(READY)
+	@$(BIN)/python -m tests.faults.batch_soak --rows $(BATCH_ROWS) --seconds $(BATCH_SECONDS) --seed $(SOAK_SEED)
 
 celery: $(CELERY_READY)
 	@$(CELERY_VENV)/bin/python -m tests.faults.celery \

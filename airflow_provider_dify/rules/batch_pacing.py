@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from airflow_provider_dify.api.runs import LoggedRun
+from airflow_provider_dify.rules.outages import resubmission_wait
 from airflow_provider_dify.rules.submission import rate_limit_wait
 
 PROGRESS_SECONDS = 60.0
@@ -34,6 +35,7 @@ class Throttle:
     paused_until: float = 0.0
     _refusals: int = 0
     _accepted: int = 0
+    _shutdowns: int = 0
 
     def __post_init__(self) -> None:
         """Begin with all of them."""
@@ -54,6 +56,24 @@ class Throttle:
         if active == 0 or retry_after is not None:
             self.paused_until = max(self.paused_until, now + rate_limit_wait(self._refusals, retry_after, jitter))
         self._refusals += active == 0
+
+    def shut_down(self, now: float, jitter: float) -> float | None:
+        """Take note of a run that the server's own shutdown has stopped, and return the seconds of a new pause.
+
+        What is submitted while its workers end is stopped as well, so that every row would come back.
+
+        :return: None where a pause goes on already.
+        """
+        if now < self.paused_until:
+            return None
+        wait = resubmission_wait(self._shutdowns, jitter)
+        self._shutdowns += 1
+        self.paused_until = now + wait
+        return wait
+
+    def ran(self) -> None:
+        """Take note of a run that has ended by itself."""
+        self._shutdowns = 0
 
     def accepted(self) -> None:
         """Take note of a submission that was accepted; after some of them more are tried."""

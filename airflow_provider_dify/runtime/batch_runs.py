@@ -28,7 +28,7 @@ from airflow_provider_dify.rules.batch_outcome import (
 from airflow_provider_dify.rules.batch_pacing import Outage, Pace, Throttle
 from airflow_provider_dify.rules.batch_rows import RowRules
 from airflow_provider_dify.rules.batch_settings import BatchSettings
-from airflow_provider_dify.rules.outages import is_outage, resubmission_wait
+from airflow_provider_dify.rules.outages import is_outage
 from airflow_provider_dify.runtime.batch_active import (
     COLLECTING,
     RUNNING,
@@ -262,8 +262,9 @@ class ActiveRows:
         self.rows.pop(intent.digest, None)
         shutdowns = intent.shutdowns + decision.shutdown
         retries = intent.retries + (not decision.shutdown)
+        wait = 0.0
         if decision.shutdown:
-            wait = resubmission_wait(intent.shutdowns, random.random())
+            self._pause_for_shutdown()
         else:
             wait = min(RETRY_FIRST_SECONDS * 2 ** min(intent.retries, 5), 30.0) * (0.9 + 0.2 * random.random())
         self._log.info("Row %s is submitted again: %s.", intent.key, self._client.redact(decision.why).rstrip("."))
@@ -278,6 +279,11 @@ class ActiveRows:
             )
         )
         self.wake.set()
+
+    def _pause_for_shutdown(self) -> None:
+        pause = self.throttle.shut_down(time.time(), random.random())
+        if pause is not None:
+            self._log.info("Dify's workers shut down and stop their runs: nothing is submitted for %.0f s.", pause)
 
     def _settle(self, row: ActiveRow, decision: Settle, run: WorkflowRun | None) -> None:
         intent = row.intent
@@ -385,6 +391,7 @@ class ActiveRows:
         if isinstance(decision, SubmitAgain):
             self._again(row, decision)
         else:
+            self.throttle.ran()
             self._settle(row, decision, run)
 
     def _read_failed(self, row: ActiveRow, error: DifyError) -> None:

@@ -107,8 +107,9 @@ class FaultInjector:
         return True
 
     def lose_answers(self) -> bool:
-        for kind in ("accept_then_reset", "stall", "cut"):
-            self._dify.inject(Fault("submit", kind, times=3, **({"seconds": 10} if kind == "stall" else {})))
+        self._dify.inject(Fault("submit", "accept_then_reset", times=3))
+        self._dify.inject(Fault("submit", "stall", seconds=10, times=3))
+        self._dify.inject(Fault("submit", "cut", after_events=0, times=3))
         return True
 
     def limit_rate(self) -> bool:

@@ -157,15 +157,15 @@ def test_a_server_that_is_away_at_the_start_is_waited_for(
 def test_runs_that_a_shutdown_stops_are_submitted_again(
     server: DifyServer, batch: Callable[..., BatchTask], deferrable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_provider_dify.runtime.batch_runs.resubmission_wait", lambda *_: 0.1)
-    task = batch(deferrable=deferrable)
+    monkeypatch.setattr("airflow_provider_dify.rules.batch_pacing.resubmission_wait", lambda *_: 0.7)
+    task = batch(deferrable=deferrable, max_active_runs=4)
     ended = threading.Event()
 
     def shut_down() -> None:
         while len(server.runs) < 6 and not ended.is_set():
             time.sleep(0.01)
         server.shut_down_workers()
-        ended.wait(0.5)
+        ended.wait(1.5)
         server.start_workers()
 
     thread = threading.Thread(target=shut_down)
@@ -178,7 +178,8 @@ def test_runs_that_a_shutdown_stops_are_submitted_again(
     assert manifest["counts"]["succeeded"] == 24
     succeeded = Counter(run.inputs["text"] for run in server.runs if run.status == "succeeded")
     assert succeeded == {f"text {index}": 1 for index in range(24)}
-    assert any(run.status == "stopped" for run in server.runs)
+    # Those that ran, and those of one more round for each pause: not every row, again and again.
+    assert 1 <= sum(run.status == "stopped" for run in server.runs) <= 16
 
 
 class Death:

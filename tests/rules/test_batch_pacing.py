@@ -107,3 +107,15 @@ def test_the_log_has_a_line_a_minute() -> None:
     line = progress.line(60.0, done=700, failed=3, active=8, rows=10_000)
     assert line == "Batch: 700 of 10,000 rows done, 3 failed, 8 active, 600 rows a minute, about 15 min left."
     assert progress.line(100.0, done=700, failed=3, active=8, rows=None) is None
+
+
+def test_a_shutdown_pauses_all_submissions_longer_each_time_until_a_run_ends_by_itself() -> None:
+    throttle = Throttle(8)
+    assert throttle.shut_down(100.0, 0.5) == 5.0
+    assert throttle.free(0, 104.9) == 0
+    # The others that the same shutdown has stopped.
+    assert throttle.shut_down(101.0, 0.5) is None
+    assert throttle.free(0, 105.0) == 8
+    assert throttle.shut_down(105.0, 0.5) == 10.0
+    throttle.ran()
+    assert throttle.shut_down(200.0, 0.5) == 5.0
