@@ -149,13 +149,17 @@ class DifyHumanInputTrigger(BaseTrigger):
         if not await ended_by_person(self):
             return
         response = await self._response()
-        if response is not None and response.user is not None and await state_of(self) not in _ENDED_STATES:
+        is_answered = response is not None and response.user is not None
+        if is_answered and await state_of(self) not in _ENDED_STATES:
             return
         await self._close(TASK_ENDED)
         if not self.cancel_on_kill:
             return
         client = LoopClient(self.dify_conn_id)
         try:
+            # A task that was resumed may be over, with its run, before Airflow ends its trigger.
+            if is_answered and (run := (await client.poll(self.workflow_run_id)).run) and run.status.is_terminal:
+                return
             await stop_run(client, self.workflow_run_id, self.dify_task_id, self.user, self.log)
         finally:
             await client.close()
