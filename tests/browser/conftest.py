@@ -79,10 +79,14 @@ class Stack:
 
     :param address: Airflow's user interface.
     :param dify: The Dify server that the connection ``dify_default`` leads to, its app ``summarize``.
+    :param home: Airflow's home.
+    :param scheduler_log: What the scheduler has printed.
     """
 
     address: str
     dify: DifyServer
+    home: Path
+    scheduler_log: Path
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +94,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
     dags = folder / "dags"
     shutil.copytree(Path(__file__).parent / "dags", dags, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(EXAMPLES / "dify_quickstart.py", dags)
+    for example in ("dify_quickstart.py", "dify_human_input.py"):
+        shutil.copy(EXAMPLES / example, dags)
     with DifyServer(WORKFLOWS) as dify:
         environment = {**os.environ, "DIFY_BASE_URL": dify.base_url, "DIFY_API_KEY": dify.api_key("summarize")}
         command = [
@@ -109,7 +114,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         assert started.returncode == 0, started.stdout
         try:
             state = json.loads((folder / "up" / "state.json").read_text())
-            yield Stack(state["address"], dify)
+            home = folder / "up" / f"airflow-{state['version']}"
+            yield Stack(state["address"], dify, home, folder / "up" / "scheduler.log")
         finally:
             subprocess.run(
                 [sys.executable, str(STACK), "down", "--folder", str(folder / "up")], check=True, timeout=120

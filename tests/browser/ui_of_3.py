@@ -21,6 +21,8 @@ class UiOf3(Ui):
             "log",
             "log-of-failure",
             "mistake-wrong-input",
+            "required-action",
+            "required-action-answered",
             "run",
             "task-with-link",
             "test-bad-key",

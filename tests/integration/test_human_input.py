@@ -17,6 +17,7 @@ from airflow_provider_dify.testing.workflows import HumanInput, Input, Step, Wor
 from tests.integration.airflow_dags import decoded
 from tests.integration.airflow_processes import Airflow, processes_of, wait_for
 from tests.integration.airflow_tables import XCOM
+from tests.integration.task_logs import is_settled, task_log
 
 DAGS = Path(__file__).parent / "human_dags"
 TASK = "review"
@@ -77,6 +78,7 @@ class Played:
         self.airflow = airflow
         self.server = server
         self.rest = airflow.rest
+        self._scheduler_log = airflow.home / "scheduler.log"
         self._order = [(dag_id, run_id) for dag_id, run_ids in RUNS.items() for run_id in run_ids]
         self._begun: set[tuple[str, str]] = set()
 
@@ -106,23 +108,16 @@ class Played:
         def found() -> dict[str, Any] | None:
             seen["action"] = action = self.rest.required_action(dag_id, run_id, TASK)
             seen["state"] = state = self.state(dag_id, run_id)
-            seen["settled"] = is_settled = self._is_settled(dag_id, run_id)
+            seen["settled"] = settled = is_settled(self._scheduler_log, self.airflow.home, dag_id, run_id, TASK)
             assert state not in ("failed", "success"), "The task has ended."
             is_open = action is not None and not action["response_received"] and body in action["body"]
-            return action if is_open and state == "deferred" and is_settled else None
+            return action if is_open and state == "deferred" and settled else None
 
         try:
             return wait_for(f"the question of {run_id}", found, LIMIT)
         except AssertionError as error:
             logs = f"{self.log(dag_id, run_id)}\n{self.airflow.logs()}"
             raise AssertionError(f"{error} Seen last: {seen}\n{logs}") from error
-
-    def _is_settled(self, dag_id: str, run_id: str) -> bool:
-        """Tell whether the scheduler has read how each worker of a task has ended."""
-        read = (self.airflow.home / "scheduler.log").read_text(errors="replace").splitlines()
-        key = f"dag_id='{dag_id}', task_id='{TASK}', run_id='{run_id}'"
-        known = [line for line in read if "Received executor event" in line and key in line]
-        return len(known) >= self.log(dag_id, run_id).count("Pausing task as DEFERRED")
 
     def ended(self, dag_id: str, run_id: str) -> str:
         self._begin(dag_id, run_id)
@@ -149,8 +144,7 @@ class Played:
 
     def log(self, dag_id: str, run_id: str) -> str:
         """Return what the task and its trigger have logged."""
-        paths = sorted(self.airflow.home.glob(f"logs/dag_id={dag_id}/run_id={run_id}/task_id={TASK}/*.log*"))
-        return "\n".join(path.read_text(errors="replace") for path in paths if path.is_file())
+        return task_log(self.airflow.home, dag_id, run_id, TASK)
 
     def runs(self, dag_id: str, run_id: str) -> list[RunRecord]:
         """Return the Dify runs of a DAG run, oldest first."""
