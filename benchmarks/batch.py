@@ -2,9 +2,11 @@
 A batch of many short runs, on a worker and in a triggerer: its share of the server's capacity, its memory and its CPU.
 
     python -m benchmarks.batch --rows 10000 --slots 12 --active 16
+    python -m benchmarks.batch --rows 50000 --seconds 0 --slots 64 --active 64 --format parquet --modes worker
 
 Against the local server in a process of its own, which runs so many at a time; the batch in another one, without
-Airflow's scheduler. Counts the runs on the server, and the lines of the results.
+Airflow's scheduler. Counts the runs on the server, and the rows of the results, whose outputs must be the row's own
+values with their types.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import argparse
 import asyncio
 import json
 import logging
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -36,7 +39,12 @@ def serve(options: argparse.Namespace) -> None:
     from airflow_provider_dify.testing.server import DifyServer
     from airflow_provider_dify.testing.workflows import Input, Step, Workflow
 
-    workflow = Workflow("short", inputs=[Input("text")], steps=[Step("work", seconds=options.seconds, tokens=3)])
+    workflow = Workflow(
+        "short",
+        inputs=[Input("text"), Input("data", type="json_object", required=False)],
+        steps=[Step("work", seconds=options.seconds, tokens=3)],
+        outputs=lambda inputs: {"data": inputs.get("data")},
+    )
     with DifyServer([workflow], connections=None, worker_slots=options.slots) as server:
         print(server.base_url, server.api_key("short"), flush=True)
         signal.pause()
@@ -65,7 +73,33 @@ class Memory:
 
 
 def rows(number: int) -> Iterator[dict[str, Any]]:
-    return ({"id": f"row-{index}", "text": f"text {index}"} for index in range(number))
+    return (
+        {"id": f"row-{index}", "text": f"text {index}", "data": {"n": index, "halves": [index / 2, None]}}
+        for index in range(number)
+    )
+
+
+def write(path: Path, number: int) -> None:
+    """Write the rows down, in the format of the file's name."""
+    if path.suffix == ".parquet":
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(list(rows(number))), path, row_group_size=1000)
+        return
+    with path.open("w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows(number))
+
+
+def results_of(folder: str) -> Iterator[dict[str, Any]]:
+    """Return the rows of the results."""
+    for part in sorted(Path(folder.removeprefix("file://")).glob("part-*")):
+        if part.suffix == ".parquet":
+            from pyarrow import parquet
+
+            yield from parquet.read_table(part).to_pylist()
+        else:
+            yield from map(json.loads, part.read_text().splitlines())
 
 
 def measure(options: argparse.Namespace) -> None:
@@ -79,8 +113,11 @@ def measure(options: argparse.Namespace) -> None:
     os.environ["AIRFLOW_CONN_DIFY_DEFAULT"] = options.connection
     logging.disable(logging.INFO)
     folder = Path(options.folder)
-    source = folder / "rows.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows(options.rows)))
+    source = folder / f"rows.{options.format}"
+    # In a process of its own, whose memory is none of the batch's.
+    writing = multiprocessing.get_context("spawn").Process(target=write, args=(source, options.rows))
+    writing.start()
+    writing.join()
 
     def operator() -> DifyRunWorkflowBatchOperator:
         return DifyRunWorkflowBatchOperator(
@@ -88,6 +125,8 @@ def measure(options: argparse.Namespace) -> None:
             requests=str(source),
             result_path=str(folder / "results"),
             key="id",
+            inputs={"text": "text", "data": "data"},
+            result_format=options.format,
             max_active_runs=options.active,
             deferrable=options.deferrable,
         )
@@ -108,19 +147,19 @@ def measure(options: argparse.Namespace) -> None:
     if trigger is not None:
         manifest = operator().execute_complete(context, asyncio.run(Task.fire(trigger)))
     memory.end()
-    seconds = time.monotonic() - began
-    lines = Counter(
-        json.loads(line)["key"]
-        for part in Path(manifest["results"].removeprefix("file://")).iterdir()
-        for line in part.read_text().splitlines()
-    )
+    seconds, cpu, peak = time.monotonic() - began, time.process_time() - used, resident("VmHWM")
+    lines: Counter[str] = Counter()
+    for row in results_of(manifest["results"]):
+        lines[row["key"]] += 1
+        number = row["position"]
+        assert row["outputs"] == {"data": {"n": number, "halves": [number / 2, None]}}, row
     (folder / FOUND).write_text(
         json.dumps(
             {
                 "seconds": seconds,
-                "cpu": time.process_time() - used,
+                "cpu": cpu,
                 "base": base / MIB,
-                "peak": resident("VmHWM") / MIB,
+                "peak": peak / MIB,
                 "last": memory.seen[-1] / MIB if memory.seen else base / MIB,
                 "counts": manifest["counts"],
                 "lines": len(lines),
@@ -140,7 +179,12 @@ def runs_of(url: str, key: str) -> int:
 
 def one(options: argparse.Namespace, number: int, *, deferrable: bool) -> str:
     """Measure one batch against a server of its own, and return the row of the table."""
-    shape = [f"--seconds={options.seconds}", f"--slots={options.slots}", f"--active={options.active}"]
+    shape = [
+        f"--seconds={options.seconds}",
+        f"--slots={options.slots}",
+        f"--active={options.active}",
+        f"--format={options.format}",
+    ]
     with (
         serving("benchmarks.batch", "--serve", *shape) as [url, key],
         tempfile.TemporaryDirectory(prefix="dify-batch-") as folder,
@@ -173,6 +217,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="that each run takes (%(default)g)")
     parser.add_argument("--slots", type=int, default=12, help="runs that the server executes at a time (%(default)s)")
     parser.add_argument("--active", type=int, default=16, help="max_active_runs (%(default)s)")
+    parser.add_argument("--format", default="jsonl", choices=("jsonl", "parquet"), help="of rows and results")
     parser.add_argument("--modes", default="worker,triggerer", help="where the batch runs (%(default)s)")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
