@@ -25,7 +25,7 @@ from airflow_provider_dify.rules.batch_outcome import (
     after_search,
     after_submission_error,
 )
-from airflow_provider_dify.rules.batch_pacing import Outage, Pace, Throttle
+from airflow_provider_dify.rules.batch_pacing import Pace, Throttle
 from airflow_provider_dify.rules.batch_rows import RowRules
 from airflow_provider_dify.rules.batch_settings import BatchSettings
 from airflow_provider_dify.rules.outages import is_outage
@@ -39,6 +39,7 @@ from airflow_provider_dify.runtime.batch_active import (
     stop_runs,
 )
 from airflow_provider_dify.runtime.batch_client import BatchClient
+from airflow_provider_dify.runtime.batch_server import ServerState
 from airflow_provider_dify.runtime.metrics import Metrics
 
 READS = 8
@@ -53,38 +54,6 @@ _ONE_BY_ONE = 8
 _UNSEEN_SECONDS = 3.0
 
 log = logging.getLogger(__name__)
-
-
-class ServerState:
-    """What is known of the server of a batch.
-
-    :param logger: Takes the lines for the task's log.
-    :param on_change: Called when the server is away, or back.
-    """
-
-    def __init__(self, logger: Any, on_change: Callable[[], None]) -> None:
-        self._log = logger
-        self._on_change = on_change
-        self.outage = Outage()
-        self.app_id: str | None = None
-        self.version: str | None = None
-
-    def learn(self, app_id: str | None, version: str | None) -> None:
-        """Keep the app and the server that an answer names."""
-        self.app_id = self.app_id or app_id
-        self.version = self.version or version
-
-    def away(self) -> None:
-        """Take note of a request that no server has answered."""
-        if self.outage.began(time.time(), random.random()):
-            self._log.info("No Dify server answers: nothing is submitted until one does.")
-        self._on_change()
-
-    def answered(self) -> None:
-        """Take note of an answer."""
-        if self.outage.ended():
-            self._log.info("The Dify server answers again.")
-            self._on_change()
 
 
 class NotFreshError(DifyError):
@@ -264,7 +233,7 @@ class ActiveRows:
         retries = intent.retries + (not decision.shutdown)
         wait = 0.0
         if decision.shutdown:
-            self._pause_for_shutdown()
+            self.server.shut_down(self.throttle)
         else:
             wait = min(RETRY_FIRST_SECONDS * 2 ** min(intent.retries, 5), 30.0) * (0.9 + 0.2 * random.random())
         self._log.info("Row %s is submitted again: %s.", intent.key, self._client.redact(decision.why).rstrip("."))
@@ -279,11 +248,6 @@ class ActiveRows:
             )
         )
         self.wake.set()
-
-    def _pause_for_shutdown(self) -> None:
-        pause = self.throttle.shut_down(time.time(), random.random())
-        if pause is not None:
-            self._log.info("Dify's workers shut down and stop their runs: nothing is submitted for %.0f s.", pause)
 
     def _settle(self, row: ActiveRow, decision: Settle, run: WorkflowRun | None) -> None:
         intent = row.intent
