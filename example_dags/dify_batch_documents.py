@@ -34,7 +34,10 @@ with DAG(
                 stream.write(f"Document {name}.")
         return str(folder)
 
-    @task.dify_workflow_batch(key="name", result_path=f"{STORE}/reviews/", max_active_runs=4)
+    # Its key is of an app that takes a file: `make up` has this connection.
+    @task.dify_workflow_batch(
+        dify_conn_id="dify_review", key="name", result_path=f"{STORE}/reviews/", max_active_runs=4
+    )
     def review(folder: str) -> Iterator[dict[str, Any]]:
         """Yield a row for each document."""
         for path in sorted(ObjectStoragePath(folder).iterdir(), key=str):

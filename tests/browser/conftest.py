@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +15,7 @@ from airflow_provider_dify.testing.server import DifyServer
 from airflow_provider_dify.testing.workflows import Input, Step, Workflow, builtin_workflows
 from tests.conftest import EXAMPLES
 from tests.integration.airflow_dags import is_airflow_2
+from tests.integration.made_up import made_up
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from tests.browser.ui import Ui
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-STACK = ROOT / "scripts" / "stack.py"
 # make exports it empty where it is not set.
 CHROMIUM = os.environ.get("CHROMIUM") or "/usr/bin/chromium"
 FLAGS = [
@@ -97,31 +94,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     for example in ("dify_quickstart.py", "dify_human_input.py"):
         shutil.copy(EXAMPLES / example, dags)
     with DifyServer(WORKFLOWS) as dify:
-        environment = {**os.environ, "DIFY_BASE_URL": dify.base_url, "DIFY_API_KEY": dify.api_key("summarize")}
-        command = [
-            sys.executable,
-            str(STACK),
-            "up",
-            "--folder",
-            str(folder / "up"),
-            "--dags",
-            str(dags),
-            "--no-examples",
-        ]
-        started = subprocess.run(
-            command, env=environment, timeout=600, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        assert started.returncode == 0, started.stdout
-        try:
-            state = json.loads((folder / "up" / "state.json").read_text())
-            home = folder / "up" / f"airflow-{state['version']}"
-            yield Stack(state["address"], dify, home, folder / "up" / "scheduler.log")
-        finally:
-            subprocess.run(
-                [sys.executable, str(STACK), "down", "--folder", str(folder / "up")], check=True, timeout=120
-            )
-            if kept := os.environ.get("KEEP_LOGS"):
-                shutil.copytree(folder / "up", kept, dirs_exist_ok=True)
+        app = {"DIFY_BASE_URL": dify.base_url, "DIFY_API_KEY": dify.api_key("summarize")}
+        with made_up(folder / "up", f"--dags={dags}", "--no-examples", **app) as up:
+            yield Stack(up.address, dify, up.home, up.scheduler_log)
 
 
 @pytest.fixture(scope="session")

@@ -61,6 +61,29 @@ class Rest:
         }
         self._call("POST", f"dags/{dag_id}/clearTaskInstances", body)
 
+    def dag_ids(self) -> list[str]:
+        """Return the ids of all DAGs."""
+        return [dag["dag_id"] for dag in self._get("dags")["dags"]]
+
+    def import_errors(self) -> list[str]:
+        """Return what keeps files of DAGs from being read."""
+        return [error["stack_trace"] for error in self._get("importErrors")["import_errors"]]
+
+    def dag_run_state(self, dag_id: str, run_id: str) -> str:
+        """Return the state of a DAG run."""
+        state: str = self._get(f"dags/{dag_id}/dagRuns/{run_id}")["state"]
+        return state
+
+    def task_states(self, dag_id: str, run_id: str) -> list[tuple[str, str | None]]:
+        """Return the id and the state of each task of a DAG run, a mapped one for each of its instances."""
+        found = self._get(f"dags/{dag_id}/dagRuns/{run_id}/taskInstances")["task_instances"]
+        return [(each["task_id"], each["state"]) for each in found]
+
+    def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value") -> Any:
+        """Return what a task has left for others."""
+        path = f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/xcomEntries/{key}"
+        return self._get(path, stringify="false")["value"]
+
     def task_state(self, dag_id: str, run_id: str, task_id: str) -> str | None:
         """Return the state of a task."""
         path = f"{self._base}/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
@@ -85,6 +108,11 @@ class Rest:
     @staticmethod
     def _action_path(dag_id: str, run_id: str, task_id: str) -> str:
         return f"dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/-1/hitlDetails"
+
+    def _get(self, path: str, **query: str) -> Any:
+        answer = self._session.get(f"{self._base}/{path}", params=query, timeout=60)
+        assert answer.ok, f"GET {path}: {answer.status_code} {answer.text}"
+        return answer.json()
 
     def _call(self, method: str, path: str, body: dict[str, Any]) -> None:
         answer = self._session.request(
