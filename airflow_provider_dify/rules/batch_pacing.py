@@ -15,6 +15,8 @@ MAX_PAGES = 20
 
 PAGE_ROWS = 100
 LEAST_POLL_SECONDS = 0.05
+FIRST_LOOK_UP_SECONDS = 1.0
+LONGEST_LOOK_UP_SECONDS = 5.0
 _SHARE_OF_A_RUN = 0.05
 _SLOTS_PER_PROBE = 5
 _OUTAGE_LONGEST_SECONDS = 15.0
@@ -130,22 +132,16 @@ class Pace:
 class PageWalk:
     """One poll: the pages of the log, newest first, until every run that is waited for is seen.
 
-    Runs whose submission named none are on the newest page once they start, so pages are read at least back to where
-    the poll before began.
-
     :param wanted: Ids of the runs, in lower case.
-    :param markers: Markers whose runs are not known.
-    :param since: ``created_at`` of the newest row of the poll before; None for the first.
-    :param back_to: Unix seconds of the server's clock before which no run of the batch was created; None where it is
-        not known.
+    :param markers: Markers whose runs are not known. They are taken where a page shows them, and no page is read for
+        them: each is looked up by itself, since its run may be older than many others.
+    :param back_to: Unix seconds of the server's clock before which no run of the batch was created.
     """
 
     wanted: set[str]
     markers: set[str]
-    since: int | None
-    back_to: int | None = None
+    back_to: int
     pages: int = 0
-    newest: int | None = None
     found: dict[str, LoggedRun] = field(default_factory=dict)
 
     def take(self, runs: Iterable[LoggedRun], has_more: bool) -> bool:
@@ -156,17 +152,22 @@ class PageWalk:
             run_id = run.workflow_run_id.lower()
             if run.created_at is not None:
                 oldest = run.created_at if oldest is None else min(oldest, run.created_at)
-                self.newest = run.created_at if self.newest is None else max(self.newest, run.created_at)
             if run.user in self.markers or run_id in self.wanted:
                 self.found.setdefault(run_id, run)
                 self.wanted.discard(run_id)
-        if not has_more or oldest is None or self.pages >= MAX_PAGES:
+        if not has_more or oldest is None or self.pages >= MAX_PAGES or oldest < self.back_to:
             return False
-        if self.back_to is not None and oldest < self.back_to:
-            return False
-        overlaps = self.since is not None and oldest < self.since - 1
-        unsearched = self.markers - {run.user for run in self.found.values() if run.user is not None}
-        return bool(self.wanted) or (bool(unsearched) and not overlaps)
+        return bool(self.wanted)
+
+
+def look_up_at(asked: int, now: float, until: float) -> float:
+    """Return when a marker is looked up again: 1 s after the first time, later up to 5 s, and once when time is up.
+
+    :param asked: How often it was looked up.
+    :param until: Unix seconds until which it is searched for.
+    """
+    wait: float = min(FIRST_LOOK_UP_SECONDS * 2 ** min(asked, 8), LONGEST_LOOK_UP_SECONDS)
+    return min(now + wait, max(until, now))
 
 
 def page_limit(active: int) -> int:

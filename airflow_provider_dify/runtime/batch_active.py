@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_provider_dify.api.runs import LoggedRun
-from airflow_provider_dify.rules.batch_pacing import PAGE_ROWS, PageWalk, page_limit
+from airflow_provider_dify.api.runs import LoggedRun, LogPage
+from airflow_provider_dify.exceptions import DifyError
+from airflow_provider_dify.rules.batch_pacing import PAGE_ROWS, PageWalk, look_up_at, page_limit
 from airflow_provider_dify.rules.batch_records import Intent
 from airflow_provider_dify.rules.batch_rows import BatchRow, RowRules, files_in_inputs, with_upload_ids
 from airflow_provider_dify.runtime.batch_client import BatchClient
@@ -17,6 +19,7 @@ from airflow_provider_dify.runtime.batch_threads import in_thread
 SUBMITTING, RUNNING, SEARCHING, COLLECTING = "submitting", "running", "searching", "collecting"
 _CLOCK_SECONDS = 3600
 """The clocks of server and worker may differ by so much."""
+_LOOK_UPS = 8
 
 
 @dataclass
@@ -44,6 +47,9 @@ class ActiveRow:
     resubmitted: bool = False
     failures: int = 0
     read_at: float = 0.0
+    look_ups: int = 0
+    looked_up_at: float = 0.0
+    look_up_due: float = 0.0
 
 
 async def inputs_of(row: ActiveRow, rules: RowRules, client: BatchClient) -> dict[str, Any]:
@@ -89,7 +95,6 @@ class LogPoll:
 
     def __init__(self, client: BatchClient) -> None:
         self._client = client
-        self._newest: int | None = None
         self._pages = 1
 
     async def read(self, rows: Sequence[ActiveRow]) -> Polled:
@@ -99,7 +104,7 @@ class LogPoll:
         """
         running = {row.run_id.lower(): row for row in rows if row.run_id is not None}
         markers = {row.intent.user: row for row in rows if row.run_id is None}
-        walk = PageWalk(set(running), set(markers), self._newest, int(min(row.since for row in rows)) - _CLOCK_SECONDS)
+        walk = PageWalk(set(running), set(markers), int(min(row.since for row in rows)) - _CLOCK_SECONDS)
         # Where the last poll took several pages, larger ones are fewer.
         limit = page_limit(len(rows)) if self._pages == 1 else PAGE_ROWS
         while True:
@@ -107,7 +112,6 @@ class LogPoll:
             if not walk.take(page.runs, page.has_more):
                 break
         self._pages = walk.pages
-        self._newest = walk.newest if walk.newest is not None else self._newest
         seen = []
         for found in walk.found.values():
             row = running.get(found.workflow_run_id.lower()) or markers.get(found.user or "")
@@ -115,3 +119,32 @@ class LogPoll:
                 seen.append((row, found))
         missing = [row for run_id, row in running.items() if run_id in walk.wanted]
         return Polled(seen, missing, page.server_version)
+
+    async def look_up(self, rows: Iterable[ActiveRow]) -> list[tuple[ActiveRow, LoggedRun | DifyError]]:
+        """Look up the markers of submissions that named no run, and return what was found, or why one was not asked.
+
+        A few at a time, the longest not looked up first.
+        """
+        now = time.time()
+        due = [row for row in rows if row.state == SEARCHING and row.look_up_due <= now]
+        due = sorted(due, key=lambda row: row.looked_up_at)[:_LOOK_UPS]
+        found: list[tuple[ActiveRow, LoggedRun | DifyError]] = []
+        for row, page in zip(due, await asyncio.gather(*map(self._marked, due)), strict=True):
+            if isinstance(page, DifyError):
+                found.append((row, page))
+                continue
+            row.looked_up_at, row.look_up_due, row.look_ups = (
+                now,
+                look_up_at(row.look_ups, now, row.until),
+                row.look_ups + 1,
+            )
+            runs = [run for run in page.runs if run.user in (None, row.intent.user)]
+            if runs:
+                found.append((row, max(runs, key=lambda run: run.created_at or 0)))
+        return found
+
+    async def _marked(self, row: ActiveRow) -> LogPage | DifyError:
+        try:
+            return await self._client.marked(row.intent.user)
+        except DifyError as error:
+            return error

@@ -105,10 +105,18 @@ class BatchClient:
 
         :raises DifyError: The server could not be asked.
         """
+        return await self._logs(page=number, limit=limit)
+
+    async def marked(self, marker: str) -> LogPage:
+        """Return what the workflow log has of one marker.
+
+        :raises DifyError: The server could not be asked.
+        """
+        return await self._logs(user=marker)
+
+    async def _logs(self, **query: Any) -> LogPage:
         try:
-            page: LogPage = await self._loop.run_exchange(
-                exchanges.send(lambda api: api.logs(page=number, limit=limit), retry=False)
-            )
+            page: LogPage = await self._loop.run_exchange(exchanges.send(lambda api: api.logs(**query), retry=False))
         except DifyError as error:
             self._metrics.polled(error)
             raise

@@ -304,6 +304,11 @@ class ActiveRows:
             for row, found in poll.seen:
                 self._seen(row, found)
             missing = poll.missing
+            for row, run in await self._log_poll.look_up(self.rows.values()):
+                if isinstance(run, DifyError):
+                    self._poll_failed(run)
+                else:
+                    self._seen(row, run)
         await self._read_one_by_one([row for row in missing if row.run_id is not None])
 
     async def _read_one_by_one(self, rows: list[ActiveRow]) -> None:
@@ -389,7 +394,8 @@ class ActiveRows:
             if time.time() >= row.until:
                 if row.state == RUNNING:
                     self._collect(row)
-                else:
+                # Not before it was looked up once more, when time was up.
+                elif row.looked_up_at >= row.until or not self._client.can_search:
                     self._give_up_search(row)
 
     def _give_up_search(self, row: ActiveRow) -> None:

@@ -214,6 +214,9 @@ def soak(rows: int, seconds: float, seed: int, home: Path) -> list[str]:
                 flush=True,
             )
             wrong += found
+            for line in lines_of(results, dag_id):
+                if line["status"] == "unknown":
+                    print(f"|   {line['key']} | {line['error']} |", flush=True)
     print(f"| faults | {injector.counts.total()} {dict(injector.counts)} |\n| seconds | {took:.0f} |", flush=True)
     return wrong
 

@@ -88,6 +88,16 @@ def test_each_row_has_one_run_through_a_fault(
 
 
 @modes
+def test_a_run_is_found_whose_answer_was_waited_for_while_many_others_ran(
+    server: DifyServer, batch: Callable[..., BatchTask], deferrable: bool
+) -> None:
+    server.inject(Fault("submit", "stall", seconds=9, times=2))
+    # The pages of the log are full of later runs when the search for the first two begins.
+    task = batch(requests=rows(200), deferrable=deferrable, max_active_runs=10, submit_timeout=3, run_timeout=8)
+    once(server, task.run(), 200)
+
+
+@modes
 @pytest.mark.parametrize("kind", ["status", "reset_before"])
 def test_a_row_of_which_nobody_can_say_whether_it_arrived_is_not_sent_again(
     server: DifyServer, batch: Callable[..., BatchTask], kind: str, deferrable: bool

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_dify.api.runs import LoggedRun, RunStatus
-from airflow_provider_dify.rules.batch_pacing import MAX_PAGES, Outage, Pace, PageWalk, ProgressLine, Throttle
+from airflow_provider_dify.rules.batch_pacing import (
+    MAX_PAGES,
+    Outage,
+    Pace,
+    PageWalk,
+    ProgressLine,
+    Throttle,
+    look_up_at,
+)
 
 
 def test_a_refusal_lowers_the_number_of_active_runs_to_what_there_was_room_for() -> None:
@@ -57,26 +65,33 @@ def logged(number: int, created_at: int, status: RunStatus = RunStatus.RUNNING) 
 
 
 def test_pages_are_read_until_every_run_is_seen() -> None:
-    walk = PageWalk({"run-1", "run-5"}, set(), since=None)
+    walk = PageWalk({"run-1", "run-5"}, set(), back_to=0)
     assert walk.take([logged(9, 90), logged(5, 50)], has_more=True)
     assert not walk.take([logged(1, 10)], has_more=True)
     assert set(walk.found) == {"run-1", "run-5"}
 
 
-def test_for_a_marker_pages_are_read_back_to_the_poll_before() -> None:
-    walk = PageWalk(set(), {"user-7"}, since=80)
-    assert walk.take([logged(9, 90), logged(8, 80)], has_more=True)
-    assert not walk.take([logged(6, 78)], has_more=True)
-    assert walk.newest == 90
+def test_a_marker_is_taken_where_it_is_seen_and_no_page_is_read_for_it() -> None:
+    walk = PageWalk({"run-1"}, {"user-7", "user-3"}, back_to=0)
+    assert walk.take([logged(9, 90), logged(7, 70)], has_more=True)
+    assert not walk.take([logged(1, 10)], has_more=True)
+    assert set(walk.found) == {"run-7", "run-1"}
+    assert not PageWalk(set(), {"user-3"}, back_to=0).take([logged(9, 90)], has_more=True)
+
+
+def test_a_marker_is_looked_up_less_and_less_often_and_once_when_time_is_up() -> None:
+    assert [look_up_at(asked, 100.0, 500.0) - 100.0 for asked in range(5)] == [1.0, 2.0, 4.0, 5.0, 5.0]
+    assert look_up_at(9, 498.0, 500.0) == 500.0
+    assert look_up_at(9, 501.0, 500.0) == 501.0
 
 
 def test_a_poll_has_an_end() -> None:
-    walk = PageWalk({"run-x"}, {"user-x"}, since=None)
+    walk = PageWalk({"run-x"}, {"user-x"}, back_to=0)
     pages = 1
     while walk.take([logged(pages, 1000 - pages)], has_more=True):
         pages += 1
     assert pages == MAX_PAGES
-    assert not PageWalk({"run-x"}, set(), None, back_to=50).take([logged(1, 40)], has_more=True)
+    assert not PageWalk({"run-x"}, set(), back_to=50).take([logged(1, 40)], has_more=True)
 
 
 def test_polls_follow_the_length_of_the_runs() -> None:
