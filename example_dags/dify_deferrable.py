@@ -1,7 +1,7 @@
 """Run a workflow with a deadline of its own, and decide by its outputs what comes next.
 
-The task holds a worker for about a second; from then on the triggerer waits, for up to an hour. A retry reattaches to
-the run of the try before it, and never starts a second one.
+The task holds a worker for three seconds; a run that takes longer is waited for in the triggerer, for up to an hour. A
+retry reattaches to the run of the try before it, and never starts a second one.
 """
 
 from __future__ import annotations

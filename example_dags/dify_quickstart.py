@@ -1,4 +1,6 @@
-"""Summarize a text with a Dify workflow, wait for it in the triggerer, and use its outputs in the next task.
+"""Summarize a text with a Dify workflow, wait for it, and use its outputs in the next task.
+
+A run that takes longer than three seconds is waited for in the triggerer, and holds no worker.
 
 It needs a connection ``dify_default`` to an app with the input ``text``; other inputs can be given when the DAG is
 triggered. ``make demo`` runs it against a local Dify server.

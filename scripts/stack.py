@@ -176,7 +176,8 @@ def answer(url: str) -> bytes:
         return b""
 
 
-def up(folder: Path, port: int, dags: list[Path]) -> None:
+def up(folder: Path, port: int, examples: list[Path], mine: list[Path]) -> None:
+    """Start everything, with folders of examples and of the author's DAGs; where it is up, add the author's folder."""
     import airflow
 
     stack = Stack(folder)
@@ -186,7 +187,9 @@ def up(folder: Path, port: int, dags: list[Path]) -> None:
         if not ended and state.version != version:
             raise StackError(f"Airflow {state.version} is up at {state.address}: `make down` ends it.")
         if not ended:
-            print("It is up already.")
+            if mine:
+                gathered(folder / "dags", [*examples, *mine])
+            print(f"It is up already, now with the DAGs in {mine[0]}." if mine else "It is up already.")
             tell(state)
             return
         print(f"Ended by itself: {', '.join(ended)}. Starting again.")
@@ -197,7 +200,7 @@ def up(folder: Path, port: int, dags: list[Path]) -> None:
     state = State(version, f"http://127.0.0.1:{port}")
     began = time.monotonic()
     try:
-        bring_up(stack, state, home, port, gathered(folder / "dags", dags))
+        bring_up(stack, state, home, port, gathered(folder / "dags", [*examples, *mine]))
     except BaseException:
         stack.end(state)
         raise
@@ -206,12 +209,18 @@ def up(folder: Path, port: int, dags: list[Path]) -> None:
 
 
 def gathered(folder: Path, sources: list[Path]) -> Path:
-    """Return a folder in which the folders of DAGs stand beside each other, as links: Airflow follows them."""
+    """Return a folder in which the folders of DAGs stand beside each other, as links: Airflow follows them.
+
+    Links that are right already stay, since Airflow may read the folder at any moment.
+    """
     folder.mkdir(exist_ok=True)
+    wanted = {f"{number}-{source.name}": source for number, source in enumerate(sources)}
     for link in folder.iterdir():
-        link.unlink()
-    for number, source in enumerate(sources):
-        (folder / f"{number}-{source.name}").symlink_to(source, target_is_directory=True)
+        if link.resolve() != wanted.get(link.name):
+            link.unlink()
+    for name, source in wanted.items():
+        if not (folder / name).is_symlink():
+            (folder / name).symlink_to(source, target_is_directory=True)
     return folder
 
 
@@ -332,10 +341,10 @@ def tell(state: State) -> None:
     login = f"   (user {USER}, password {PASSWORD})" if state.version.startswith("2.") else "   (no login)"
     print(f"Airflow {state.version}:  {state.address}{login}")
     print(f"Dify:            {state.dify}")
-    print(f"                 {state.dify}/console/forms   (what runs ask people, on the local server)")
+    print(f"                 {state.dify}/console/forms   (what runs ask people)")
     print(f"Connections:     {', '.join(state.connections) or 'dify_default'}")
     print("Next:            open the first address, choose Dags, dify_quickstart, and press Trigger twice.")
-    print("                 The task summarize becomes deferred, then green; its log names the run.")
+    print("                 The run is green within seconds; the log of summarize names the Dify run.")
 
 
 def down(folder: Path) -> None:
@@ -363,7 +372,7 @@ def main() -> int:
             mine = [options.dags.expanduser().resolve()] if options.dags else []
             if missing := [str(each) for each in mine if not each.is_dir()]:
                 raise StackError(f"DAGS must be a folder: there is none at {missing[0]}.")
-            up(folder, options.port, [*examples, *mine])
+            up(folder, options.port, examples, mine)
         else:
             down(folder)
     except StackError as error:
