@@ -15,8 +15,8 @@ MAX_PAGES = 20
 
 PAGE_ROWS = 100
 LEAST_POLL_SECONDS = 0.05
-FIRST_LOOK_UP_SECONDS = 1.0
-LONGEST_LOOK_UP_SECONDS = 5.0
+FIRST_SEARCH_SECONDS = 1.0
+LONGEST_SEARCH_SECONDS = 5.0
 _SHARE_OF_A_RUN = 0.05
 _SLOTS_PER_PROBE = 5
 _OUTAGE_LONGEST_SECONDS = 15.0
@@ -134,7 +134,7 @@ class PageWalk:
 
     :param wanted: Ids of the runs, in lower case.
     :param markers: Markers whose runs are not known. They are taken where a page shows them, and no page is read for
-        them: each is looked up by itself, since its run may be older than many others.
+        them: each is searched for by itself, since its run may be older than many others.
     :param back_to: Unix seconds of the server's clock before which no run of the batch was created.
     """
 
@@ -160,13 +160,13 @@ class PageWalk:
         return bool(self.wanted)
 
 
-def look_up_at(asked: int, now: float, until: float) -> float:
-    """Return when a marker is looked up again: 1 s after the first time, later up to 5 s, and once when time is up.
+def next_search_at(asked: int, now: float, until: float) -> float:
+    """Return when a marker is searched for again: 1 s after the first time, later up to 5 s, and once when time is up.
 
-    :param asked: How often it was looked up.
+    :param asked: How often it was searched for.
     :param until: Unix seconds until which it is searched for.
     """
-    wait: float = min(FIRST_LOOK_UP_SECONDS * 2 ** min(asked, 8), LONGEST_LOOK_UP_SECONDS)
+    wait: float = min(FIRST_SEARCH_SECONDS * 2 ** min(asked, 8), LONGEST_SEARCH_SECONDS)
     return min(now + wait, max(until, now))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 from airflow_provider_dify.api.operations import USER_MAX_CHARS
 
 _DIGEST_CHARS = 32
 _NAMES_CHARS = 190
+_DIGEST_AT_END = re.compile(rf"~[0-9a-f]{{{_DIGEST_CHARS}}}\Z")
 
 
 def marker(dag_id: str, task_id: str, run_id: str, map_index: int, max_tries: int, try_number: int) -> str:
@@ -41,4 +43,5 @@ def task_of(user: str) -> str:
     """
     if not user.startswith("airflow/"):
         return user
-    return user.rsplit("/", 3)[0].rsplit("~", 1)[0][:_NAMES_CHARS]
+    # A run id may contain a tilde, too.
+    return _DIGEST_AT_END.sub("", user.rsplit("/", 3)[0])[:_NAMES_CHARS]

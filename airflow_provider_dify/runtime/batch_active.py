@@ -10,7 +10,7 @@ from typing import Any
 
 from airflow_provider_dify.api.runs import LoggedRun, LogPage
 from airflow_provider_dify.exceptions import DifyError
-from airflow_provider_dify.rules.batch_pacing import PAGE_ROWS, PageWalk, look_up_at, page_limit
+from airflow_provider_dify.rules.batch_pacing import PAGE_ROWS, PageWalk, next_search_at, page_limit
 from airflow_provider_dify.rules.batch_records import Intent
 from airflow_provider_dify.rules.batch_rows import BatchRow, RowRules, files_in_inputs, with_upload_ids
 from airflow_provider_dify.runtime.batch_client import BatchClient
@@ -19,7 +19,8 @@ from airflow_provider_dify.runtime.batch_threads import in_thread
 SUBMITTING, RUNNING, SEARCHING, COLLECTING = "submitting", "running", "searching", "collecting"
 _CLOCK_SECONDS = 3600
 """The clocks of server and worker may differ by so much."""
-_LOOK_UPS = 8
+_SEARCHES = 8
+"""Markers that are searched for in one poll."""
 
 
 @dataclass
@@ -47,9 +48,9 @@ class ActiveRow:
     resubmitted: bool = False
     failures: int = 0
     read_at: float = 0.0
-    look_ups: int = 0
-    looked_up_at: float = 0.0
-    look_up_due: float = 0.0
+    searches: int = 0
+    searched_at: float = 0.0
+    search_due: float = 0.0
 
 
 async def inputs_of(row: ActiveRow, rules: RowRules, client: BatchClient) -> dict[str, Any]:
@@ -120,24 +121,22 @@ class LogPoll:
         missing = [row for run_id, row in running.items() if run_id in walk.wanted]
         return Polled(seen, missing, page.server_version)
 
-    async def look_up(self, rows: Iterable[ActiveRow]) -> list[tuple[ActiveRow, LoggedRun | DifyError]]:
-        """Look up the markers of submissions that named no run, and return what was found, or why one was not asked.
+    async def search(self, rows: Iterable[ActiveRow]) -> list[tuple[ActiveRow, LoggedRun | DifyError]]:
+        """Search for the runs of submissions that named none, and return what was found, or why it could not be asked.
 
-        A few at a time, the longest not looked up first.
+        A few at a time, those first that were searched for longest ago.
         """
         now = time.time()
-        due = [row for row in rows if row.state == SEARCHING and row.look_up_due <= now]
-        due = sorted(due, key=lambda row: row.looked_up_at)[:_LOOK_UPS]
+        due = [row for row in rows if row.state == SEARCHING and row.search_due <= now]
+        due = sorted(due, key=lambda row: row.searched_at)[:_SEARCHES]
         found: list[tuple[ActiveRow, LoggedRun | DifyError]] = []
         for row, page in zip(due, await asyncio.gather(*map(self._marked, due)), strict=True):
             if isinstance(page, DifyError):
                 found.append((row, page))
                 continue
-            row.looked_up_at, row.look_up_due, row.look_ups = (
-                now,
-                look_up_at(row.look_ups, now, row.until),
-                row.look_ups + 1,
-            )
+            row.searched_at = now
+            row.search_due = next_search_at(row.searches, now, row.until)
+            row.searches += 1
             runs = [run for run in page.runs if run.user in (None, row.intent.user)]
             if runs:
                 found.append((row, max(runs, key=lambda run: run.created_at or 0)))

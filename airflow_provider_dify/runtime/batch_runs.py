@@ -304,7 +304,7 @@ class ActiveRows:
             for row, found in poll.seen:
                 self._seen(row, found)
             missing = poll.missing
-            for row, run in await self._log_poll.look_up(self.rows.values()):
+            for row, run in await self._log_poll.search(self.rows.values()):
                 if isinstance(run, DifyError):
                     self._poll_failed(run)
                 else:
@@ -394,8 +394,8 @@ class ActiveRows:
             if time.time() >= row.until:
                 if row.state == RUNNING:
                     self._collect(row)
-                # Not before it was looked up once more, when time was up.
-                elif row.looked_up_at >= row.until or not self._client.can_search:
+                # Not before it was searched for once more, when time was up.
+                elif row.searched_at >= row.until or not self._client.can_search:
                     self._give_up_search(row)
 
     def _give_up_search(self, row: ActiveRow) -> None:

@@ -13,7 +13,7 @@ from airflow_provider_dify.rules.batch_pacing import (
     PageWalk,
     ProgressLine,
     Throttle,
-    look_up_at,
+    next_search_at,
 )
 
 
@@ -80,9 +80,9 @@ def test_a_marker_is_taken_where_it_is_seen_and_no_page_is_read_for_it() -> None
 
 
 def test_a_marker_is_looked_up_less_and_less_often_and_once_when_time_is_up() -> None:
-    assert [look_up_at(asked, 100.0, 500.0) - 100.0 for asked in range(5)] == [1.0, 2.0, 4.0, 5.0, 5.0]
-    assert look_up_at(9, 498.0, 500.0) == 500.0
-    assert look_up_at(9, 501.0, 500.0) == 501.0
+    assert [next_search_at(asked, 100.0, 500.0) - 100.0 for asked in range(5)] == [1.0, 2.0, 4.0, 5.0, 5.0]
+    assert next_search_at(9, 498.0, 500.0) == 500.0
+    assert next_search_at(9, 501.0, 500.0) == 501.0
 
 
 def test_a_poll_has_an_end() -> None:

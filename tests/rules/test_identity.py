@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_provider_dify.api.runs import RunStatus, WorkflowRun
@@ -38,6 +38,7 @@ identities = st.tuples(names, names, names, st.integers(-1, 1024), st.integers(0
 
 
 @given(names, names, names, st.tuples(st.integers(0, 1024), st.integers(0, 40), st.integers(0, 40)), st.integers(0, 9))
+@example("d", "t", f"manual~{'a' * 231}", (0, 10, 10), 0)
 def test_instances_of_one_mapped_task_are_known_by_their_markers(
     dag: str, task: str, run: str, tail: tuple[int, int, int], other: int
 ) -> None:
