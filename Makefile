@@ -29,7 +29,7 @@ COVERAGE_ARGS := --cov=airflow_provider_dify.api --cov=airflow_provider_dify.rul
 SOAK_RUNS ?= 30
 SOAK_SECONDS ?= 60
 SOAK_SEED ?= 7
-BATCH_ROWS ?= 150
+BATCH_ROWS ?= 300
 BATCH_SECONDS ?= 90
 SOAK := $(BIN)/python -m tests.faults.soak --runs $(SOAK_RUNS) --seconds $(SOAK_SECONDS) --seed $(SOAK_SEED)
 # All tests run on the newest Airflow. On the oldest those of rules, recordings and the local server are left out, which

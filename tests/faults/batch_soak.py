@@ -75,6 +75,9 @@ class FaultInjector:
             self.counts[kind.__name__] += 1
             print(f"  {kind.__name__}", flush=True)
 
+    def did_all(self) -> bool:
+        return all(self.counts.values())
+
     def pause(self) -> None:
         time.sleep(self._choices.uniform(*PAUSE))
 
@@ -191,7 +194,7 @@ def soak(rows: int, seconds: float, seed: int, home: Path) -> list[str]:
                 ended = processes.rows("SELECT 1 FROM dag_run WHERE state IN ('success', 'failed')")
                 return len(ended) == len(BATCHES)
 
-            while time.monotonic() < began + seconds and not is_over():
+            while not is_over() and (time.monotonic() < began + seconds or not injector.did_all()):
                 injector.inject()
                 injector.pause()
             dify.clear_faults()
@@ -224,7 +227,7 @@ def soak(rows: int, seconds: float, seed: int, home: Path) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1000, help="of each of the two batches (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=240, help="how long faults are injected (%(default)g)")
+    parser.add_argument("--seconds", type=float, default=240, help="how long faults are injected at least (%(default)g)")
     parser.add_argument("--seed", type=int, default=None, help="of the faults; printed (random)")
     options = parser.parse_args()
     seed = random.randrange(10**6) if options.seed is None else options.seed
