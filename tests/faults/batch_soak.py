@@ -20,7 +20,6 @@ import random
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from airflow_provider_dify.testing.runs import RunRecord
 from airflow_provider_dify.testing.server import DifyServer
 from airflow_provider_dify.testing.workflows import Input, Step, Workflow
 from tests.faults.counting import overlapping, succeeded
+from tests.faults.injecting import Injector
 from tests.faults.soak import RUN_ID
 from tests.faults.test_real_faults import LIMIT, SETTINGS
 from tests.integration.airflow_processes import Airflow, wait_for
@@ -42,18 +42,16 @@ DAGS = Path(__file__).parent / "batch_dags"
 BATCHES = ("batch_worker", "batch_deferred")
 TRIGGERERS = ("triggerer", "triggerer.2")
 SLOTS = 16
-PAUSE = (3.0, 9.0)
 AWAY = (2.0, 8.0)
 SHORT = Workflow("short", inputs=[Input("text")], steps=[Step("work", seconds=2.0)], outputs={"text": "{text}"})
 
 
-class FaultInjector:
-    """Does one harm after the other, all kinds once before any comes again, and counts."""
+class FaultInjector(Injector):
+    """Kills what the batches run in, and lets Dify and their folder fail."""
 
     def __init__(self, processes: Airflow, dify: DifyServer, results: Path, choices: random.Random) -> None:
-        self._airflow, self._dify, self._results, self._choices = processes, dify, results, choices
-        self._next: list[Callable[[], bool]] = []
-        self.kinds: tuple[Callable[[], bool], ...] = (
+        self._airflow, self._dify, self._results = processes, dify, results
+        kinds = (
             self.kill_worker,
             self.kill_worker,
             self.kill_triggerer,
@@ -65,21 +63,7 @@ class FaultInjector:
             self.limit_rate,
             self.lose_folder,
         )
-        self.counts: Counter[str] = Counter({kind.__name__: 0 for kind in self.kinds})
-
-    def inject(self) -> None:
-        if not self._next:
-            self._next = self._choices.sample(self.kinds, len(self.kinds))
-        kind = self._next.pop()
-        if kind():
-            self.counts[kind.__name__] += 1
-            print(f"  {kind.__name__}", flush=True)
-
-    def did_all(self) -> bool:
-        return all(self.counts.values())
-
-    def pause(self) -> None:
-        time.sleep(self._choices.uniform(*PAUSE))
+        super().__init__(choices, kinds)
 
     def kill_worker(self) -> bool:
         return self._airflow.kill_a_task(self._choices)
@@ -227,7 +211,9 @@ def soak(rows: int, seconds: float, seed: int, home: Path) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1000, help="of each of the two batches (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=240, help="how long faults are injected at least (%(default)g)")
+    parser.add_argument(
+        "--seconds", type=float, default=240, help="how long faults are injected at least (%(default)g)"
+    )
     parser.add_argument("--seed", type=int, default=None, help="of the faults; printed (random)")
     options = parser.parse_args()
     seed = random.randrange(10**6) if options.seed is None else options.seed

@@ -23,7 +23,6 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ import airflow
 from airflow_provider_dify.testing.server import DifyServer
 from airflow_provider_dify.testing.workflows import Input, Step, Workflow
 from tests.faults.counting import faults_of, tally
+from tests.faults.injecting import Injector
 from tests.faults.soak import RUN_ID, clear_doubtful, last_log
 from tests.integration.airflow_processes import Airflow, wait_for
 from tests.integration.airflow_tables import TASK_INSTANCE, XCOM
@@ -45,7 +45,6 @@ LIMIT = 300.0
 WORKERS = ("celery.1", "celery.2")
 SCHEDULERS = ("scheduler", "scheduler.2")
 TRIGGERERS = ("triggerer", "triggerer.2")
-PAUSE = (3.0, 9.0)
 BROKER_AWAY = (1.0, 5.0)
 NUMBERED = Workflow(
     "numbered",
@@ -75,13 +74,12 @@ SETTINGS = {
 }
 
 
-class FaultInjector:
-    """Kills one process after the other, all kinds once before any comes again, and counts."""
+class FaultInjector(Injector):
+    """Kills processes of Airflow, and restarts the broker."""
 
     def __init__(self, airflow: Airflow, broker: RedisBroker, choices: random.Random) -> None:
-        self._airflow, self._broker, self._choices = airflow, broker, choices
-        self._next: list[Callable[[], bool]] = []
-        self.kinds: tuple[Callable[[], bool], ...] = (
+        self._airflow, self._broker = airflow, broker
+        kinds = (
             self.kill_worker,
             self.kill_main_process_of_worker,
             self.kill_task,
@@ -89,18 +87,7 @@ class FaultInjector:
             self.kill_scheduler,
             self.restart_broker,
         )
-        self.counts: Counter[str] = Counter({kind.__name__: 0 for kind in self.kinds})
-
-    def inject(self) -> None:
-        if not self._next:
-            self._next = self._choices.sample(self.kinds, len(self.kinds))
-        kind = self._next.pop()
-        if kind():
-            self.counts[kind.__name__] += 1
-            print(f"  {kind.__name__}", flush=True)
-
-    def pause(self) -> None:
-        time.sleep(self._choices.uniform(*PAUSE))
+        super().__init__(choices, kinds)
 
     def kill_worker(self) -> bool:
         name = self._choices.choice(WORKERS)
