@@ -10,7 +10,13 @@ from typing import Any
 
 from airflow_provider_dify.api.runs import LoggedRun, LogPage
 from airflow_provider_dify.exceptions import DifyError
-from airflow_provider_dify.rules.batch_pacing import PAGE_ROWS, PageWalk, next_search_at, page_limit
+from airflow_provider_dify.rules.batch_pacing import (
+    FIRST_SEARCH_SECONDS,
+    PAGE_ROWS,
+    PageWalk,
+    next_search_at,
+    page_limit,
+)
 from airflow_provider_dify.rules.batch_records import Intent
 from airflow_provider_dify.rules.batch_rows import BatchRow, RowRules, files_in_inputs, with_upload_ids
 from airflow_provider_dify.runtime.batch_client import BatchClient
@@ -121,25 +127,25 @@ class LogPoll:
         missing = [row for run_id, row in running.items() if run_id in walk.wanted]
         return Polled(seen, missing, page.server_version)
 
-    async def search(self, rows: Iterable[ActiveRow]) -> list[tuple[ActiveRow, LoggedRun | DifyError]]:
-        """Search for the runs of submissions that named none, and return what was found, or why it could not be asked.
+    async def search(self, rows: Iterable[ActiveRow]) -> list[tuple[ActiveRow, LoggedRun | DifyError | None]]:
+        """Search for the runs of submissions that named none, and return what each search has found, or its error.
 
         A few at a time, those first that were searched for longest ago.
         """
         now = time.time()
         due = [row for row in rows if row.state == SEARCHING and row.search_due <= now]
         due = sorted(due, key=lambda row: row.searched_at)[:_SEARCHES]
-        found: list[tuple[ActiveRow, LoggedRun | DifyError]] = []
+        found: list[tuple[ActiveRow, LoggedRun | DifyError | None]] = []
         for row, page in zip(due, await asyncio.gather(*map(self._marked, due)), strict=True):
             if isinstance(page, DifyError):
+                row.search_due = now + FIRST_SEARCH_SECONDS
                 found.append((row, page))
                 continue
             row.searched_at = now
             row.search_due = next_search_at(row.searches, now, row.until)
             row.searches += 1
             runs = [run for run in page.runs if run.user in (None, row.intent.user)]
-            if runs:
-                found.append((row, max(runs, key=lambda run: run.created_at or 0)))
+            found.append((row, max(runs, key=lambda run: run.created_at or 0, default=None)))
         return found
 
     async def _marked(self, row: ActiveRow) -> LogPage | DifyError:

@@ -292,24 +292,28 @@ class ActiveRows:
 
     async def _poll(self) -> None:
         waiting = self._waiting()
-        missing = waiting
+        missing = [row for row in waiting if row.state == RUNNING]
         if self._client.can_search:
-            try:
-                poll = await self._log_poll.read(waiting)
-            except DifyError as error:
-                self._poll_failed(error)
-                return
-            self.server.answered()
-            self.server.learn(None, poll.server_version)
-            for row, found in poll.seen:
-                self._seen(row, found)
-            missing = poll.missing
+            # No page is read where it could tell nothing.
+            if missing:
+                try:
+                    poll = await self._log_poll.read(waiting)
+                except DifyError as error:
+                    self._poll_failed(error)
+                    return
+                self.server.answered()
+                self.server.learn(None, poll.server_version)
+                for row, found in poll.seen:
+                    self._seen(row, found)
+                missing = poll.missing
             for row, run in await self._log_poll.search(self.rows.values()):
                 if isinstance(run, DifyError):
                     self._poll_failed(run)
-                else:
+                    continue
+                self.server.answered()
+                if run is not None:
                     self._seen(row, run)
-        await self._read_one_by_one([row for row in missing if row.run_id is not None])
+        await self._read_one_by_one(missing)
 
     async def _read_one_by_one(self, rows: list[ActiveRow]) -> None:
         now = time.time()

@@ -23,7 +23,7 @@ from airflow_provider_dify.runtime.input_form_cache import forget_forms
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
 from airflow_provider_dify.testing.workflows import Input, Step, Workflow
-from tests.faults.tries import Killed, connect, modes, submissions
+from tests.faults.tries import Killed, connect, look_ups, modes, submissions
 from tests.operators.batches import PATIENT, BatchTask, results, rows, runs_of
 
 ECHO = Workflow("echo", inputs=[Input("text")], steps=[Step("work", seconds=0.2)])
@@ -108,6 +108,16 @@ def test_a_row_of_which_nobody_can_say_whether_it_arrived_is_not_sent_again(
     assert manifest["counts"]["succeeded"] == 19
     assert set(runs_of(server).values()) == {1}
     assert len(submissions(server)) == 24
+
+
+@modes
+def test_a_search_alone_asks_little(server: DifyServer, batch: Callable[..., BatchTask], deferrable: bool) -> None:
+    # The last of the rows, after runs that were so short that their polls are close to each other.
+    server.inject(Fault("submit", "reset_before", after=23, times=1))
+    task = batch(deferrable=deferrable, run_timeout=8, fail_on_partial_error=False)
+    assert task.run()["counts"]["unknown"] == 1
+    last = max(run.finished_at or 0.0 for run in server.runs)
+    assert 2 <= len([moment for moment in look_ups(server) if moment > last + 1]) <= 8
 
 
 @modes
