@@ -110,21 +110,26 @@ class Outage:
 
 @dataclass
 class Pace:
-    """The distance between polls: a small share of what a run takes, within bounds.
+    """The distance between polls: a small share of what a run takes, or of the time without news, within bounds.
 
     :param longest: Seconds between polls at most.
     """
 
     longest: float
     _mean: float | None = None
+    _news_at: float = 0.0
 
-    def ended(self, seconds: float) -> None:
-        """Take note of how long a run took."""
+    def ended(self, seconds: float, now: float) -> None:
+        """Take note of how long a run took that has ended."""
         self._mean = seconds if self._mean is None else 0.9 * self._mean + 0.1 * seconds
+        self._news_at = now
 
-    def interval(self, jitter: float) -> float:
+    def interval(self, now: float, jitter: float) -> float:
         """Return the seconds to the next poll."""
-        wanted = 1.0 if self._mean is None else self._mean * _SHARE_OF_A_RUN
+        wanted = 1.0
+        if self._mean is not None:
+            # One run that takes far longer than the others is not asked for at their pace.
+            wanted = max(self._mean, now - self._news_at) * _SHARE_OF_A_RUN
         return min(max(wanted, LEAST_POLL_SECONDS), self.longest) * (0.9 + 0.2 * jitter)
 
 

@@ -274,7 +274,7 @@ class ActiveRows:
 
     async def _poll_forever(self) -> None:
         while True:
-            wait = self._pace.interval(random.random())
+            wait = self._pace.interval(time.time(), random.random())
             if self.server.outage.is_away:
                 wait = max(self.server.outage.next_at - time.time(), 0.05)
             await asyncio.sleep(wait)
@@ -355,7 +355,7 @@ class ActiveRows:
             return
         self._metrics.run_ended(run)
         if run.elapsed_time is not None:
-            self._pace.ended(run.elapsed_time)
+            self._pace.ended(run.elapsed_time, time.time())
         row.tokens += run.total_tokens or 0
         intent = row.intent
         decision = after_run(

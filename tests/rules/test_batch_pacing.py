@@ -96,12 +96,20 @@ def test_a_poll_has_an_end() -> None:
 
 def test_polls_follow_the_length_of_the_runs() -> None:
     pace = Pace(5.0)
-    assert pace.interval(0.5) == 1.0
-    pace.ended(0.5)
-    assert pace.interval(0.5) == 0.05
+    assert pace.interval(100.0, 0.5) == 1.0
+    pace.ended(0.5, 100.0)
+    assert pace.interval(100.5, 0.5) == 0.05
     for _ in range(60):
-        pace.ended(1000.0)
-    assert pace.interval(0.5) == 5.0
+        pace.ended(1000.0, 100.0)
+    assert pace.interval(100.5, 0.5) == 5.0
+
+
+def test_a_run_that_takes_longer_than_the_others_is_asked_for_less_and_less_often() -> None:
+    pace = Pace(5.0)
+    pace.ended(0.5, 100.0)
+    assert [pace.interval(100.0 + seconds, 0.5) for seconds in (1, 20, 60, 1000)] == [0.05, 1.0, 3.0, 5.0]
+    pace.ended(60.0, 160.0)
+    assert pace.interval(160.0, 0.5) < 0.5
 
 
 def test_an_outage_is_news_once_and_asked_for_ever_less_often() -> None:
