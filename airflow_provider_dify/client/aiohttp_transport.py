@@ -20,6 +20,7 @@ from airflow_provider_dify.client.decoding import BodyDecoder
 from airflow_provider_dify.client.exchange import (
     answer_headers,
     compressed,
+    let_go,
     own_limit,
     proxy_parts,
     request_headers,
@@ -286,8 +287,7 @@ async def _retried(call: Call, attempt: Callable[[], Awaitable[T]]) -> T:
     try:
         return await retrying(attempt)
     finally:
-        # Its steps refer to itself. Without this the memory of thousands of calls waits for a garbage collection.
-        retrying.iter_state.reset()
+        let_go(retrying)
 
 
 async def _response_of(request: Awaitable[aiohttp.ClientResponse]) -> aiohttp.ClientResponse:

@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from tenacity import Retrying
-
 from airflow_provider_dify.api.errors import error_for_answer
 from airflow_provider_dify.api.operations import Call
-from airflow_provider_dify.client.exchange import retry_rules
+from airflow_provider_dify.client.exchange import retried
 from airflow_provider_dify.client.masking import hidden_in_http_logs
 from airflow_provider_dify.exceptions import (
     DifyError,
@@ -81,7 +79,7 @@ def download(transport: SyncTransport, wanted: Wanted, writing: Callable[[], Abs
             return _copied(exchange, wanted, sink)
 
     try:
-        return Retrying(**retry_rules(call))(attempt)
+        return retried(call, attempt)
     except DifyFileError:
         raise
     except DifyError as error:

@@ -7,15 +7,22 @@ import os
 import platform
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from tenacity import RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import (
+    BaseRetrying,
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential_jitter,
+)
 
 from airflow_provider_dify import __version__
 from airflow_provider_dify.api.errors import Answer, error_for_answer
@@ -53,6 +60,8 @@ _PLAIN_HTTP = frozenset(
 _NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
 _PROXY_ERRORS = frozenset({"ProxyError", "ClientProxyConnectionError", "ClientHttpProxyError"})
 _CLOSED = frozenset({"IncompleteRead", "ServerDisconnectedError", "ClientPayloadError", "TransferEncodingError"})
+
+T = TypeVar("T")
 
 IDENTITY = "identity"
 """The Accept-Encoding of every request."""
@@ -279,6 +288,23 @@ def retry_rules(call: Call) -> dict[str, Any]:
         "wait": wait,
         "reraise": True,
     }
+
+
+def let_go(retrying: BaseRetrying) -> None:
+    """Forget the steps of a call that has ended.
+
+    They refer to themselves: without this the memory of thousands of calls waits for a garbage collection.
+    """
+    retrying.iter_state.reset()
+
+
+def retried(call: Call, attempt: Callable[[], T]) -> T:
+    """Do what sends a call, again where that is safe and helps; for a worker."""
+    retrying = Retrying(**retry_rules(call))
+    try:
+        return retrying(attempt)
+    finally:
+        let_go(retrying)
 
 
 def own_limit(connection: DifyConnection, timeout: float | None) -> float:

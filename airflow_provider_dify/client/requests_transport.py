@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 
 import requests
 import urllib3
-from tenacity import Retrying
 
 from airflow_provider_dify.api.errors import Answer
 from airflow_provider_dify.api.operations import Call
@@ -26,7 +26,7 @@ from airflow_provider_dify.client.exchange import (
     own_limit,
     proxy_parts,
     request_headers,
-    retry_rules,
+    retried,
     tls_context,
     transport_error,
     user_agent,
@@ -242,7 +242,7 @@ class SyncTransport:
             with self._open(call, timeout) as exchange:
                 return without_server_error(exchange.read(), call)
 
-        return Retrying(**retry_rules(call))(attempt) if retry else attempt()
+        return retried(call, attempt) if retry else attempt()
 
     def open(
         self,
@@ -261,7 +261,7 @@ class SyncTransport:
         """
         if not retry:
             return self._open(call, timeout, before_send)
-        return Retrying(**retry_rules(call))(self._open, call, timeout, before_send)
+        return retried(call, partial(self._open, call, timeout, before_send))
 
     def fetch(self, address: Address, call: Call) -> SyncExchange:
         """Ask for a file by its URL and return the answer once its head has come, to be used in a ``with`` block.

@@ -47,6 +47,17 @@ def of_use(run: LoggedRun) -> bool:
     return run.status not in (RunStatus.FAILED, RunStatus.STOPPED)
 
 
+def newest_run(page: LogPage, marker: str, ended: Collection[str] = ()) -> LoggedRun | None:
+    """Return the run of a marker out of what the logs have of it; None where they have none.
+
+    A marker has one run, unless a DAG run was deleted and triggered again by the same id.
+
+    :param ended: Runs of the marker that do not count.
+    """
+    runs = (run for run in page.runs if run.user in (None, marker) and run.workflow_run_id not in ended)
+    return max(runs, key=lambda run: run.created_at or 0, default=None)
+
+
 def find_run(
     markers: Sequence[str],
     *,
@@ -90,11 +101,9 @@ def find_run(
                 continue
             assert isinstance(answer, LogPage)
             server = Server(answer.server_version)
-            runs = [run for run in answer.runs if run.user in (None, marker) and run.workflow_run_id not in ended]
-            if not runs:
+            newest = newest_run(answer, marker, ended)
+            if newest is None:
                 continue
-            # A marker has one run, unless a DAG run was deleted and triggered again by the same id.
-            newest = max(runs, key=lambda run: run.created_at or 0)
             if wanted is None or wanted(newest):
                 return Found(newest.workflow_run_id, marker)
             # After a shutdown of the server the same try submits again, and that run may still be queued.

@@ -19,6 +19,7 @@ from airflow_provider_dify.rules.batch_pacing import (
 )
 from airflow_provider_dify.rules.batch_records import Intent
 from airflow_provider_dify.rules.batch_rows import BatchRow, RowRules, files_in_inputs, with_upload_ids
+from airflow_provider_dify.rules.searching import newest_run
 from airflow_provider_dify.runtime.batch_client import BatchClient
 from airflow_provider_dify.runtime.batch_threads import in_thread
 
@@ -144,8 +145,7 @@ class LogPoll:
             row.searched_at = now
             row.search_due = next_search_at(row.searches, now, row.until)
             row.searches += 1
-            runs = [run for run in page.runs if run.user in (None, row.intent.user)]
-            found.append((row, max(runs, key=lambda run: run.created_at or 0, default=None)))
+            found.append((row, newest_run(page, row.intent.user)))
         return found
 
     async def _marked(self, row: ActiveRow) -> LogPage | DifyError:

@@ -142,7 +142,7 @@ def dify(connect: Connect) -> Iterator[Start]:
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Let the backoff of both transports pass at once, and return the seconds that it would have taken."""
     from airflow_provider_dify.client import aiohttp_transport as http_async
-    from airflow_provider_dify.client import requests_transport as http_sync
+    from airflow_provider_dify.client import exchange
 
     taken: list[float] = []
 
@@ -150,7 +150,7 @@ def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         taken.append(seconds)
 
     retrying, async_retrying = tenacity.Retrying, tenacity.AsyncRetrying
-    monkeypatch.setattr(http_sync, "Retrying", lambda **rules: retrying(sleep=taken.append, **rules))
+    monkeypatch.setattr(exchange, "Retrying", lambda **rules: retrying(sleep=taken.append, **rules))
     monkeypatch.setattr(http_async, "AsyncRetrying", lambda **rules: async_retrying(sleep=nap, **rules))
     return taken
 

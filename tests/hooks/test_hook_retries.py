@@ -21,7 +21,7 @@ from airflow_provider_dify import exceptions as ex
 from airflow_provider_dify.api import events
 from airflow_provider_dify.api.runs import RunStatus
 from airflow_provider_dify.client import aiohttp_transport as http_async
-from airflow_provider_dify.client import requests_transport as http_sync
+from airflow_provider_dify.client import exchange
 from airflow_provider_dify.hooks.dify import DifyHook
 from airflow_provider_dify.testing.faults import Fault
 from tests.hooks.support import (
@@ -178,7 +178,7 @@ def test_a_submission_arrives_once_the_server_is_back(dify: Start, face: Face, m
         server.up()
 
     retrying, async_retrying = tenacity.Retrying, tenacity.AsyncRetrying
-    monkeypatch.setattr(http_sync, "Retrying", lambda **rules: retrying(sleep=lambda _: server.up(), **rules))
+    monkeypatch.setattr(exchange, "Retrying", lambda **rules: retrying(sleep=lambda _: server.up(), **rules))
     monkeypatch.setattr(http_async, "AsyncRetrying", lambda **rules: async_retrying(sleep=come_back, **rules))
     server.down()
     assert face("create_workflow_run", {}, user="me").workflow_run_id == server.runs[0].id
