@@ -191,14 +191,6 @@ class DifyRunWorkflowBatchOperator(BaseOperator):
         self._batch = BatchTask(self, context)
         return self._batch
 
-    def defer_to(
-        self, trigger: str, arguments: dict[str, Any], method_name: str, kwargs: dict[str, Any] | None = None
-    ) -> None:
-        """Defer to one of this provider's triggers; used by the try itself."""
-        from airflow_provider_dify.triggers.deferring import defer
-
-        defer(self, trigger, arguments, method_name, kwargs)
-
     @reports_errors
     def execute(self, context: Context) -> Any:
         """Run the batch, go on with that of an earlier try, or defer.

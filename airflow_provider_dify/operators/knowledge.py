@@ -170,14 +170,6 @@ class DifyKnowledgeSyncOperator(BaseOperator):
         self._sync = KnowledgeSync(self, context)
         return self._sync
 
-    def defer_to(
-        self, trigger: str, arguments: dict[str, Any], method_name: str, kwargs: dict[str, Any] | None = None
-    ) -> None:
-        """Defer to one of this provider's triggers; used by the try itself."""
-        from airflow_provider_dify.triggers.deferring import defer
-
-        defer(self, trigger, arguments, method_name, kwargs)
-
     @reports_errors
     def execute(self, context: Context) -> dict[str, Any]:
         """Sync the knowledge base.

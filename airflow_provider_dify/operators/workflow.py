@@ -261,12 +261,6 @@ class DifyRunWorkflowOperator(BaseOperator, Generic[OutputsT]):
 
         return DifyHook(self.dify_conn_id)
 
-    def defer_to(self, trigger: str, arguments: dict[str, Any], method_name: str, kwargs: dict[str, Any]) -> None:
-        """Defer to a trigger of ``triggers.workflow``; used by the try itself."""
-        from airflow_provider_dify.triggers.deferring import defer
-
-        defer(self, trigger, arguments, method_name, kwargs)
-
     def _executed(self, context: Context) -> Execution:
         # Airflow parses DAG files again and again: only a task that runs pays for what running needs.
         from airflow_provider_dify.runtime.task_run import Execution

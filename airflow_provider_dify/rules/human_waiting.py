@@ -89,13 +89,13 @@ def check_on_pause(value: Any) -> str:
     return check_choice(value, "on_pause", (WAIT, FAIL, ASK))
 
 
-def ends_wait(on_pause: str, *, can_ask: bool) -> bool:
+def ends_wait(on_pause: str, can_ask: Callable[[], bool]) -> bool:
     """Return whether a paused run ends the wait for it, to fail or to ask.
 
     :param on_pause: What the task does with a paused run.
-    :param can_ask: Whether this Airflow has required actions; without, ``ask`` waits.
+    :param can_ask: Tells whether this Airflow has required actions; without, ``ask`` waits.
     """
-    return on_pause == FAIL or (on_pause == ASK and can_ask)
+    return on_pause == FAIL or (on_pause == ASK and can_ask())
 
 
 def closing_of(error: DifyError) -> str | None:

@@ -37,7 +37,8 @@ def check_inputs(value: Any, *, paths: bool = False) -> dict[str, Any]:
     :raises DifyInvalidInputError: It is no mapping, a name is no string, or a value is not JSON-serialisable.
     """
     with guarded(value, "inputs"):
-        value = _from_template(value, "inputs", "object")
+        if isinstance(value, str):
+            value = _from_template(value, "inputs", "object")
         if value is None:
             return {}
         if not isinstance(value, Mapping):
@@ -62,6 +63,8 @@ def check_files(value: Any, *, opaque_ids: bool = False) -> list[dict[str, Any]]
         UUID. A bare string is then a URL, never an id.
     :raises DifyInvalidInputError: An item is something else.
     """
+    if value is None:
+        return None
     with guarded(value, "files"):
         return [_file(item, f"files[{index}]", opaque_ids) for index, item in enumerate(_listed(value))] or None
 
@@ -78,6 +81,8 @@ def check_files_or_paths(
     :param opaque_ids: As for ``check_files``.
     :raises DifyInvalidInputError: An item is something else, the app does not allow it, or there are too many.
     """
+    if value is None:
+        return []
     with guarded(value, "files"):
         return _files_or_paths(value, rules or FileRules(), policy, opaque_ids)
 
@@ -141,9 +146,7 @@ def check_query(value: Any) -> str | None:
     return text
 
 
-def _from_template(value: Any, field_name: str, kind: str) -> Any:
-    if not isinstance(value, str):
-        return value
+def _from_template(value: str, field_name: str, kind: str) -> Any:
     if not value.strip():
         return None if kind == "list" else _refuse_text(value, field_name, kind)
     try:
@@ -171,7 +174,7 @@ def _refuse_text(value: str, field_name: str, kind: str) -> Any:
 
 
 def _listed(value: Any) -> list[Any]:
-    value = as_list(_from_template(value, "files", "list"))
+    value = as_list(_from_template(value, "files", "list") if isinstance(value, str) else value)
     if value is None:
         return []
     if isinstance(value, Mapping) or is_path_object(value):

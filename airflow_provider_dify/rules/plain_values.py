@@ -59,61 +59,79 @@ def plain(value: Any, place: str, *, paths: bool = False) -> Any:
     :param paths: Whether path objects pass, which stand for files.
     :raises DifyInvalidInputError: JSON cannot carry it. The message names the place, the type and the remedy.
     """
-    return _plain(value, place, paths, 0, itertools.count())
+    return _plain(value, (None, place), paths, 0, itertools.count())
 
 
-def _plain(value: Any, place: str, paths: bool, depth: int, counter: Iterator[int]) -> Any:
+# Where a value stands: the place of what holds it, and its key there. It is put into words for a message alone.
+_Place = tuple[Any, Any]
+
+
+def _shown(place: _Place) -> str:
+    around, key = place
+    return str(key) if around is None else within(_shown(around), key)
+
+
+def _plain(value: Any, place: _Place, paths: bool, depth: int, counter: Iterator[int]) -> Any:
     if depth > _MAX_DEPTH:
-        raise DifyInvalidInputError(f"{place} is nested deeper than {_MAX_DEPTH} levels, or contains itself.")
+        raise DifyInvalidInputError(f"{_shown(place)} is nested deeper than {_MAX_DEPTH} levels, or contains itself.")
     if next(counter) > _MAX_VALUES:
         raise DifyInvalidInputError(
-            f"{place} is the last of more than {_MAX_VALUES:,} values: pass so much as a file, or its address."
+            f"{_shown(place)} is the last of more than {_MAX_VALUES:,} values: pass so much as a file, or its address."
         )
+    kind = type(value)
+    # Most values are these.
+    if value is None or kind is bool or (kind is str and value.isascii()):
+        return value
     if _is_numpy(value) and getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         item = value.item()
         if not _is_numpy(item):
             value = item
     if isinstance(value, int):
         return _number(value, place)
-    if value is None or (paths and is_path_object(value)):
+    if paths and is_path_object(value):
         return value
     text = plain_text(value)
     if text is not None:
-        check_text(text, place)
-        return value if type(value) is str else text
+        if not text.isascii():
+            check_text(text, _shown(place))
+        return value if kind is str else text
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise DifyInvalidInputError(f"{place} is {preview(value)}, which JSON cannot carry: pass null or a string.")
+            raise DifyInvalidInputError(
+                f"{_shown(place)} is {preview(value)}, which JSON cannot carry: pass null or a string."
+            )
         return value
     if isinstance(value, Mapping):
-        return {
-            _key(key, place): _plain(item, within(place, key), paths, depth + 1, counter) for key, item in value.items()
-        }
+        items = {}
+        for key, item in value.items():
+            name = key if type(key) is str and key.isascii() else _key(key, place)
+            items[name] = _plain(item, (place, key), paths, depth + 1, counter)
+        return items
     if is_list(value):
-        return [_plain(item, within(place, index), paths, depth + 1, counter) for index, item in enumerate(value)]
-    raise DifyInvalidInputError(f"{place} is {shape_of(value)}, which JSON cannot carry: {_remedy(value)}.")
+        return [_plain(item, (place, index), paths, depth + 1, counter) for index, item in enumerate(value)]
+    raise DifyInvalidInputError(f"{_shown(place)} is {shape_of(value)}, which JSON cannot carry: {_remedy(value)}.")
 
 
-def _number(value: int, place: str) -> int:
+def _number(value: int, place: _Place) -> int:
     number = plain_int(value)
     if number is not None and number.bit_length() > _WRITABLE_BITS:
         try:
             str(number)
         except ValueError:
             raise DifyInvalidInputError(
-                f"{place} is {preview(number)}, which JSON cannot carry: pass it as a string."
+                f"{_shown(place)} is {preview(number)}, which JSON cannot carry: pass it as a string."
             ) from None
     return value
 
 
-def _key(key: Any, place: str) -> str:
+def _key(key: Any, place: _Place) -> str:
     text = plain_text(key)
     if text is None:
         raise DifyInvalidInputError(
-            f"{place} has a key that is {shape_of(key)}: keys must be strings. Convert it with str(), or a "
+            f"{_shown(place)} has a key that is {shape_of(key)}: keys must be strings. Convert it with str(), or a "
             'table of pandas with .to_dict(orient="records").'
         )
-    check_text(text, place)
+    check_text(text, _shown(place))
     return key if type(key) is str else text
 
 

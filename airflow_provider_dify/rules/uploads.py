@@ -128,6 +128,8 @@ def check_destination(value: Any, field_name: str, *, required: bool = False) ->
     :param required: Whether there must be a place.
     :raises DifyInvalidInputError: It is something else, or a text that no place is named by.
     """
+    if value is None and not required:
+        return None
     with guarded(value, field_name):
         if issubclass(type(value), os.PathLike) and not hasattr(type(value), "fs"):
             value = os.fsdecode(value)

@@ -26,7 +26,6 @@ from airflow_provider_dify.rules.batch_outcome import RowStatus
 from airflow_provider_dify.rules.batch_records import BatchIdentity
 from airflow_provider_dify.rules.batch_rows import RowCheck, RowRules
 from airflow_provider_dify.rules.batch_settings import BatchSettings
-from airflow_provider_dify.rules.deferring import not_before
 from airflow_provider_dify.rules.outages import is_outage, wait_for_server
 from airflow_provider_dify.rules.plain_values import is_list, plain
 from airflow_provider_dify.rules.polling import Deadline
@@ -34,6 +33,7 @@ from airflow_provider_dify.rules.taskflow_inputs import without_path_objects
 from airflow_provider_dify.rules.uploads import check_destination, is_path_object
 from airflow_provider_dify.runtime.batch_process import Prepared, batch_store, prepare, run_batch, upload_policy
 from airflow_provider_dify.runtime.batch_threads import run_to_end
+from airflow_provider_dify.runtime.deferral import defer
 from airflow_provider_dify.runtime.metrics import Metrics
 from airflow_provider_dify.runtime.run_link import push_link
 
@@ -339,17 +339,16 @@ class BatchTask:
 
     def _defer(self, settings: BatchSettings) -> NoReturn:
         # No framework timeout: when one passes, neither this operator nor the trigger gets to stop the runs.
-        self._task.defer_to(
+        defer(
+            self._task,
             "DifyBatchTrigger",
+            "execute_complete",
             {
                 "settings": settings.as_json(),
                 "dify_conn_id": self._task.dify_conn_id,
                 "cancel_on_kill": self._task.cancel_on_kill,
-                "not_before": not_before(time.time()),
             },
-            method_name="execute_complete",
         )
-        raise AssertionError("defer() does not return")
 
     def _failure(self, manifest: Mapping[str, Any]) -> DifyBatchError | None:
         """Return the error of a batch that has ended so; None where the task succeeds."""

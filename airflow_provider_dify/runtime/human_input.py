@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow_provider_dify.api.human_input import HumanInputRequest
 from airflow_provider_dify.api.runs import RunStatus, WorkflowRun
 from airflow_provider_dify.api.values import excerpt
-from airflow_provider_dify.compat import has_required_actions
 from airflow_provider_dify.exceptions import (
     DifyError,
     DifyHumanInputTimeoutError,
@@ -23,7 +22,6 @@ from airflow_provider_dify.exceptions import (
     DifyServerError,
     DifyTransportError,
 )
-from airflow_provider_dify.rules.deferring import not_before
 from airflow_provider_dify.rules.human_answers import fit_answer
 from airflow_provider_dify.rules.human_questions import (
     FormAnswer,
@@ -34,10 +32,11 @@ from airflow_provider_dify.rules.human_questions import (
     question_of,
     read_answer,
 )
-from airflow_provider_dify.rules.human_waiting import ANSWERED_IN_DIFY, ASK, Asking, closing_of, ends_wait
+from airflow_provider_dify.rules.human_waiting import ANSWERED_IN_DIFY, Asking, closing_of
 from airflow_provider_dify.rules.polling import Deadline
 from airflow_provider_dify.rules.settings import PollSchedule
 from airflow_provider_dify.runtime.airflow_errors import reason_of
+from airflow_provider_dify.runtime.deferral import defer
 from airflow_provider_dify.runtime.human_files import with_files
 from airflow_provider_dify.runtime.report import ERROR, TIMED_OUT, Report, carried
 from airflow_provider_dify.runtime.required_actions import RequiredActionError, Response, open_action
@@ -50,22 +49,6 @@ ANSWERED_BY = "airflow"
 RESUME_SECONDS = 5.0
 _RESUME_POLL_SECONDS = 0.5
 _SEND_PAUSES = (1.0, 2.0, 4.0)
-
-
-def ends_at_pause(task: Any) -> bool:
-    """Return whether a paused run ends a task's wait for it, to fail or to ask."""
-    return ends_wait(task.on_pause, can_ask=has_required_actions())
-
-
-def note_if_unavailable(task: Any) -> None:
-    """Say where a question is to be answered, where this Airflow cannot ask it."""
-    if task.on_pause == ASK and not has_required_actions():
-        console = task.hook.connection.console_url
-        task.log.info(
-            'on_pause="ask" needs Airflow 3.1 or later. Here a run that asks a human is waited for, and is answered in '
-            "Dify%s.",
-            f": {console}" if console else "",
-        )
 
 
 class HumanInput:
@@ -283,8 +266,10 @@ class HumanInput:
     def _defer(
         self, run_id: str, deadline: Deadline, kept: dict[str, Any], *, is_open: bool, cancel_on_kill: bool
     ) -> NoReturn:
-        self._task.defer_to(
+        defer(
+            self._task,
             "DifyHumanInputTrigger",
+            "execute_answered",
             {
                 "workflow_run_id": run_id,
                 "dify_conn_id": self._task.dify_conn_id,
@@ -299,13 +284,10 @@ class HumanInput:
                 "dify_task_id": kept.get("task_id"),
                 "user": kept.get("user"),
                 "cancel_on_kill": cancel_on_kill,
-                "not_before": not_before(time.time()),
                 "resume": kept,
             },
-            method_name="execute_answered",
             kwargs={"kept": kept},
         )
-        raise AssertionError("defer() does not return")
 
     def _send_all(self, run_id: str, answers: Sequence[FormAnswer], who: str, user: str) -> None:
         """Send answers; of several forms those that Dify refuses leave the others sent."""

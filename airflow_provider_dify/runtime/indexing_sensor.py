@@ -29,10 +29,11 @@ from airflow_provider_dify.exceptions import (
     is_final,
 )
 from airflow_provider_dify.names import DATASET_URL_XCOM_KEY
-from airflow_provider_dify.rules.deferring import leaves_worker_at, not_before
+from airflow_provider_dify.rules.deferring import leaves_worker_at
 from airflow_provider_dify.rules.knowledge_indexing import NO_WORKER, Waited, reason, wait_for_batches
 from airflow_provider_dify.rules.polling import COLLECT_SECONDS, Deadline
 from airflow_provider_dify.rules.settings import PollSchedule
+from airflow_provider_dify.runtime.deferral import defer
 from airflow_provider_dify.runtime.knowledge_wait import follow
 from airflow_provider_dify.runtime.run_link import dataset_url, push_url
 
@@ -151,8 +152,10 @@ class IndexingSensorRun:
 
     def _defer(self, deadline: Deadline) -> NoReturn:
         # No framework timeout, so that a sensor in the triggerer ends with the same error as one on a worker.
-        self._sensor.defer_to(
+        defer(
+            self._sensor,
             "DifyIndexingTrigger",
+            "execute_complete",
             {
                 "dify_conn_id": self._sensor.dify_conn_id,
                 "dataset_id": self._dataset_id,
@@ -160,12 +163,9 @@ class IndexingSensorRun:
                 "end_time": deadline.at,
                 "poll_interval": self._sensor.poke_interval,
                 "max_poll_interval": self._sensor.poke_interval,
-                "not_before": not_before(time.time()),
                 "resume": {"end_time": deadline.at, "limit": deadline.limit},
             },
-            method_name="execute_complete",
         )
-        raise AssertionError("defer() does not return")
 
     def _result(self, found: Sequence[IndexingStatus]) -> list[dict[str, Any]]:
         """Return what XCom carries.

@@ -22,7 +22,7 @@ from airflow_provider_dify.exceptions import (
     DifyTriggerEventError,
 )
 from airflow_provider_dify.names import DATASET_URL_XCOM_KEY, MANIFEST_XCOM_KEY
-from airflow_provider_dify.rules.deferring import leaves_worker_at, not_before
+from airflow_provider_dify.rules.deferring import leaves_worker_at
 from airflow_provider_dify.rules.knowledge_indexing import NO_WORKER, Waited, wait_for_sync
 from airflow_provider_dify.rules.knowledge_manifest import Manifest, document_id_of, failed_documents, planned, summary
 from airflow_provider_dify.rules.knowledge_names import SYNC_FIELD, document_name, settings_digest
@@ -38,6 +38,7 @@ from airflow_provider_dify.rules.knowledge_sync import (
 )
 from airflow_provider_dify.rules.polling import COLLECT_SECONDS, Deadline
 from airflow_provider_dify.rules.settings import PollSchedule
+from airflow_provider_dify.runtime.deferral import defer
 from airflow_provider_dify.runtime.knowledge_source import find_pieces, read_pieces, source_settings
 from airflow_provider_dify.runtime.knowledge_uploads import Uploaded, Uploader
 from airflow_provider_dify.runtime.knowledge_wait import follow
@@ -323,8 +324,10 @@ class KnowledgeSync:
         return wait_for_sync(self.sync_id, schedule=schedule, deadline=deadline, clock=time.time, jitter=random.random)
 
     def _defer(self, state: Mapping[str, Any], deadline: Deadline) -> NoReturn:
-        self._task.defer_to(
+        defer(
+            self._task,
             "DifyIndexingTrigger",
+            "execute_complete",
             {
                 "dify_conn_id": self._task.dify_conn_id,
                 "dataset_id": str(self.dataset_id),
@@ -332,12 +335,9 @@ class KnowledgeSync:
                 "end_time": deadline.at,
                 "poll_interval": self._task.poll_interval,
                 "max_poll_interval": self._task.max_poll_interval,
-                "not_before": not_before(time.time()),
                 "resume": dict(state),
             },
-            method_name="execute_complete",
         )
-        raise AssertionError("defer() does not return")
 
     def _timed_out(self, waited: Waited, deadline: Deadline) -> DifyIndexingTimeoutError:
         pending = len(waited.pending)

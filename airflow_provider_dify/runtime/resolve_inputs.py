@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ from airflow_provider_dify.rules.inputs import check_files_or_paths, check_input
 from airflow_provider_dify.rules.plain_values import as_list, plain
 from airflow_provider_dify.rules.polling import Deadline
 from airflow_provider_dify.rules.uploads import FileToUpload, check_destination
-from airflow_provider_dify.runtime.upload import upload_all
 
 if TYPE_CHECKING:
     from airflow_provider_dify.runtime.task_protocols import RunWorkflowTask, SavingTask, TaskHook
@@ -42,7 +41,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Passed:
+class ResolvedInputs:
     """What a run is to get, with the files that are not uploaded yet in the places where their mappings will stand."""
 
     inputs: Mapping[str, Any]
@@ -51,12 +50,10 @@ class Passed:
     @property
     def to_upload(self) -> list[FileToUpload]:
         """The files to upload."""
-        return [each for each in self._values() if isinstance(each, FileToUpload)]
-
-    def _values(self) -> Iterator[Any]:
-        yield from self.files
+        values = list(self.files)
         for value in self.inputs.values():
-            yield from value if isinstance(value, list) else (value,)
+            values += value if isinstance(value, list) else [value]
+        return [each for each in values if isinstance(each, FileToUpload)]
 
     def with_ids(self, ids: Mapping[tuple[str, str, str], str], given: Mapping[str, Any]) -> Prepared:
         """Return what is sent.
@@ -101,14 +98,16 @@ def check_destinations(task: SavingTask) -> dict[str, Any]:
     return places
 
 
-def check_parameters(task: RunWorkflowTask, hook: TaskHook) -> None:
-    """Let a task pass whose templated parameters can be sent, before anything is; what they are is not read yet.
+def check_parameters(task: RunWorkflowTask, hook: TaskHook) -> dict[str, Any]:
+    """Let a task pass whose templated parameters can be sent, before anything is; files are not read yet.
 
+    :return: The inputs.
     :raises DifyInvalidInputError: One is of another type, or cannot be sent; the message names it.
     """
     check_destinations(task)
-    resolved_inputs(task)
-    check_files_or_paths(task.files, policy=_policy(task, hook), opaque_ids=_is_gateway(hook))
+    inputs = resolved_inputs(task)
+    policy = _policy(task, hook)
+    check_files_or_paths(task.files, policy=policy, opaque_ids=policy.server is None)
     # Nothing is sent: an operation is made, and with it all that the API contract asks of its arguments.
     hook.api.run(
         inputs={},
@@ -119,24 +118,21 @@ def check_parameters(task: RunWorkflowTask, hook: TaskHook) -> None:
         workflow_id=task.workflow_id,
         trace=Trace(check_trace_id(task.trace_id)),
     )
-
-
-def _is_gateway(hook: TaskHook) -> bool:
-    return hook.connection.api_contract == WORKFLOW_RUNS
+    return inputs
 
 
 def _policy(task: RunWorkflowTask, hook: TaskHook) -> UploadPolicy:
     connection = hook.connection
-    return UploadPolicy.of(
-        None if _is_gateway(hook) else connection.base_url, connection.allowed_upload_roots, task.allowed_upload_roots
-    )
+    server = None if connection.api_contract == WORKFLOW_RUNS else connection.base_url
+    return UploadPolicy.of(server, connection.allowed_upload_roots, task.allowed_upload_roots)
 
 
-def prepare(task: RunWorkflowTask, hook: TaskHook, *, user: str) -> Prepared:
+def prepare(task: RunWorkflowTask, hook: TaskHook, given: Mapping[str, Any], *, user: str) -> Prepared:
     """Check what the task passes in, upload its files, and return what is sent of them.
 
     :param task: The operator, with its templates rendered.
     :param hook: The hook of the app's connection.
+    :param given: The task's inputs, as ``resolved_inputs`` returns them.
     :param user: The run's ``user``.
     :raises DifyInvalidInputError: Something does not fit; the message names every input that is wrong. Nothing was
         uploaded.
@@ -146,13 +142,12 @@ def prepare(task: RunWorkflowTask, hook: TaskHook, *, user: str) -> Prepared:
         if place is not None and plain_text(place) != "":
             # A store that Airflow does not know would only be noticed when the run has been paid for.
             destination_target(place, name)
-    given = resolved_inputs(task)
     # The uploads that follow take as long as they take.
     with ending_by(Deadline(time.time() + task.timeout)):
-        passed, form = _checked(task, hook, given)
-    uploads = passed.to_upload
+        resolved, form = _held_against_form(task, hook, given)
+    uploads = resolved.to_upload
     if not uploads:
-        return passed.with_ids({}, given)
+        return resolved.with_ids({}, given)
     if hook.connection.api_contract == WORKFLOW_RUNS:
         raise DifyInvalidInputError(
             f"{uploads[0].shown!r} cannot be uploaded: the workflow-runs contract has no upload.",
@@ -160,12 +155,17 @@ def prepare(task: RunWorkflowTask, hook: TaskHook, *, user: str) -> Prepared:
             "(api_contract) to service-api.",
             where="field API contract",
         )
+    # A task without files does not pay for what uploads them.
+    from airflow_provider_dify.runtime.upload import upload_all
+
     limits = form or hook.known_form().form or InputForm()
     ids = upload_all(hook, uploads, user=user, limits=limits.limits, allowed_hosts=task.allowed_file_hosts)
-    return passed.with_ids(ids, given)
+    return resolved.with_ids(ids, given)
 
 
-def _checked(task: RunWorkflowTask, hook: TaskHook, given: Mapping[str, Any]) -> tuple[Passed, InputForm | None]:
+def _held_against_form(
+    task: RunWorkflowTask, hook: TaskHook, given: Mapping[str, Any]
+) -> tuple[ResolvedInputs, InputForm | None]:
     """Return what the task passes in, held against the app's form where that is to be and can be read.
 
     A form that this process has known for a while may be out of date: before inputs are refused it is asked for again.
@@ -188,23 +188,25 @@ def _checked(task: RunWorkflowTask, hook: TaskHook, given: Mapping[str, Any]) ->
         return _validated(task, hook, given, newer), newer
 
 
-def _validated(task: RunWorkflowTask, hook: TaskHook, given: Mapping[str, Any], form: InputForm) -> Passed:
-    passed = _resolved_files(task, hook, given, form)
+def _validated(task: RunWorkflowTask, hook: TaskHook, given: Mapping[str, Any], form: InputForm) -> ResolvedInputs:
+    resolved = _resolved_files(task, hook, given, form)
 
     def drafted(value: Any) -> Any:
         if isinstance(value, list):
             return [drafted(item) for item in value]
         return value.described("") if isinstance(value, FileToUpload) else value
 
-    form.check({name: drafted(value) for name, value in passed.inputs.items()})
-    return passed
+    form.check({name: drafted(value) for name, value in resolved.inputs.items()})
+    return resolved
 
 
-def _resolved_files(task: RunWorkflowTask, hook: TaskHook, given: Mapping[str, Any], form: InputForm | None) -> Passed:
+def _resolved_files(
+    task: RunWorkflowTask, hook: TaskHook, given: Mapping[str, Any], form: InputForm | None
+) -> ResolvedInputs:
     policy, rules = _policy(task, hook), form.files if form is not None else None
-    files = check_files_or_paths(task.files, rules, policy, opaque_ids=_is_gateway(hook))
+    files = check_files_or_paths(task.files, rules, policy, opaque_ids=policy.server is None)
     read = form.read(given) if form is not None else given
     for name, value in read.items():
         if value is not given[name]:
             plain(value, f"inputs[{name!r}]", paths=True)
-    return Passed(with_uploads(read, form, policy), files)
+    return ResolvedInputs(with_uploads(read, form, policy), files)

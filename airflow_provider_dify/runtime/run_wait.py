@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -11,18 +10,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow_provider_dify.api.runs import RunStatus, StartedRun
 from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.names import SERVICE_API
-from airflow_provider_dify.rules.deferring import (
-    HandOver,
-    handed_over,
-    leaves_worker_at,
-    longest_worth_waiting_for,
-    not_before,
-)
+from airflow_provider_dify.rules.deferring import HandOver
 from airflow_provider_dify.rules.earlier_tries import SubmissionRecord
-from airflow_provider_dify.rules.event_log import followed, with_failed_step
 from airflow_provider_dify.rules.human_waiting import ASK
 from airflow_provider_dify.rules.inputs import check_user
-from airflow_provider_dify.rules.log_lines import closing_line
 from airflow_provider_dify.rules.outcome import (
     LOST_ON_RETRY,
     SAVED_ON_RETRY,
@@ -31,30 +22,27 @@ from airflow_provider_dify.rules.outcome import (
     retry_after_timeout,
     timeout_error,
 )
-from airflow_provider_dify.rules.polling import COLLECT_SECONDS, Deadline, Ended, GivenUp, TimedOut
-from airflow_provider_dify.rules.recovery import (
-    SubmitLater,
-    after_shutdown,
-)
+from airflow_provider_dify.rules.polling import Deadline, Ended, GivenUp, TimedOut
+from airflow_provider_dify.rules.recovery import SubmitLater, after_shutdown
 from airflow_provider_dify.rules.searching import Found
 from airflow_provider_dify.rules.settings import PollSchedule
-from airflow_provider_dify.rules.steps import StepLog
-from airflow_provider_dify.rules.waiting import WaitFlow, WaitResult, wait_for_run
-from airflow_provider_dify.runtime.human_input import HumanInput, ends_at_pause
+from airflow_provider_dify.rules.waiting import WaitResult
+from airflow_provider_dify.runtime.deferral import defer
 from airflow_provider_dify.runtime.metrics import Metrics
 from airflow_provider_dify.runtime.outputs import Destination, deliver
 from airflow_provider_dify.runtime.record import SubmissionRecords, task_try
 from airflow_provider_dify.runtime.report import DUE, Report, SearchReport
 from airflow_provider_dify.runtime.run_link import push_link
 from airflow_provider_dify.runtime.submission_state import Submission
+from airflow_provider_dify.runtime.task_wait import TaskWait
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_dify.runtime.task_protocols import RunWorkflowTask, TaskHook
+    from airflow_provider_dify.runtime.task_protocols import RunWorkflowTask
 
 
-class RunWait:
+class RunWait(TaskWait):
     """Waits for the run of one try of an operator, here or deferred, and ends the task.
 
     :param task: The operator, with its templates rendered.
@@ -62,10 +50,8 @@ class RunWait:
     """
 
     def __init__(self, task: RunWorkflowTask, context: Context) -> None:
+        super().__init__(task, context, PollSchedule(task.poll_interval, task.max_poll_interval))
         self._task = task
-        self._context = context
-        self._hook: TaskHook = task.hook
-        self._log = task.log
         self._try = task_try(context["ti"], task.retries)
         self._records = SubmissionRecords(context, self._try, durable=task.durable)
         self._metrics = Metrics(task.dify_conn_id)
@@ -76,8 +62,6 @@ class RunWait:
         self._is_killed = False
         # What lineage emits of the run, also after its end.
         self.known: StartedRun | None = None
-        self._steps: StepLog | None = None
-        self._human = HumanInput(task, context, PollSchedule(task.poll_interval, task.max_poll_interval))
 
     def _submit_after_shutdown(self, step: SubmitLater, ended: str, submission: Submission) -> Any:
         """Submit again after the server's own shutdown has stopped a run."""
@@ -102,10 +86,6 @@ class RunWait:
             execution_timeout=self._task.execution_timeout,
         )
 
-    def _leaves_at(self, deadline: Deadline) -> float | None:
-        """Return when this task leaves its worker to wait in the triggerer; None where it stays to the end."""
-        return leaves_worker_at(time.time(), self._task.defer_after, deadline) if self._task.deferrable else None
-
     def _defer_wait(self, started: StartedRun, deadline: Deadline, submission: Submission, polls: int) -> NoReturn:
         kwargs = {
             "workflow_run_id": started.workflow_run_id,
@@ -114,8 +94,10 @@ class RunWait:
             "user": submission.user,
         }
         # No framework timeout: when one passes, neither this operator nor the trigger gets to stop the run.
-        self._task.defer_to(
+        defer(
+            self._task,
             "DifyWorkflowRunTrigger",
+            "execute_complete",
             {
                 "workflow_run_id": started.workflow_run_id,
                 "dify_conn_id": self._task.dify_conn_id,
@@ -123,49 +105,16 @@ class RunWait:
                 "poll_interval": self._task.poll_interval,
                 "max_poll_interval": self._task.max_poll_interval,
                 "since": submission.submitted_at,
-                "fail_on_pause": ends_at_pause(self._task),
+                "fail_on_pause": self._ends_at_pause,
                 "dify_task_id": started.task_id,
                 "user": submission.user,
                 "cancel_on_kill": self._task.cancel_on_kill,
                 "follow_events": self._task.follow_events,
                 "polls": polls,
-                "steps_logged": None if self._steps is None else self._steps.logged_steps(),
-                "not_before": not_before(time.time()),
+                "steps_logged": self._logged_steps,
                 "resume": {**kwargs, "limit": deadline.limit, "submission": submission.as_json()},
             },
-            method_name="execute_complete",
             kwargs=kwargs,
-        )
-        raise AssertionError("defer() does not return")
-
-    def _wait_here(self, started: StartedRun, deadline: Deadline, until: float | None) -> WaitResult | HandOver:
-        """Wait for a run on the worker.
-
-        :param until: Unix seconds at which the triggerer goes on; None to wait to the end.
-        """
-        wait = self._wait(started, deadline)
-        longest = longest_worth_waiting_for(self._context["ti"], self._task.defer_after)
-        flow = wait if until is None else handed_over(wait, until, time.time, unless_longer_than=longest)
-        if not self._task.follow_events:
-            return self._hook.follow(flow, self._log.info, deadline)
-        self._steps = StepLog(started.workflow_run_id, self._hook.redact)
-        followed_flow = followed(flow, self._steps, user=self._submitted_user, clock=time.time)
-        return self._hook.follow(followed_flow, self._log.info, deadline)
-
-    def _collect(self, started: StartedRun, deadline: Deadline) -> WaitResult:
-        """Read a run whose end the triggerer has seen, and whose steps it has logged."""
-        return self._hook.follow(self._wait(started, deadline, first_wait=0), self._log.info, deadline)
-
-    def _wait(self, started: StartedRun, deadline: Deadline, first_wait: float | None = None) -> WaitFlow:
-        return wait_for_run(
-            started.workflow_run_id,
-            schedule=PollSchedule(self._task.poll_interval, self._task.max_poll_interval),
-            deadline=deadline,
-            since=time.time(),
-            clock=time.time,
-            jitter=random.random,
-            first_wait=first_wait,
-            fail_on_pause=ends_at_pause(self._task),
         )
 
     def _finish(self, started: StartedRun, result: WaitResult, deadline: Deadline, submission: Submission) -> Any:
@@ -182,8 +131,7 @@ class RunWait:
                 records.clear()
             else:
                 records.started(started, user, settled=True)
-            partial_success = result.run.status is RunStatus.PARTIAL_SUCCEEDED
-            (self._log.warning if partial_success else self._log.info)(closing_line(result.run))
+            self._log_end(result.run)
             if started.app_id is None and result.run.app_id is not None:
                 push_link(self._context["ti"], self._hook.connection.console_url, result.run.app_id)
             return self._deliver(result)
@@ -266,19 +214,15 @@ class RunWait:
                 return self._finish(started, Ended(poll_result.run), deadline, submission)
         leaves_at, polls = self._leaves_at(deadline), 0
         if leaves_at is None or self._task.defer_after > 0:
-            result = self._wait_here(started, deadline, leaves_at)
+            result = self._wait_here(started.workflow_run_id, deadline, leaves_at, user=self._submitted_user)
             if not isinstance(result, HandOver):
                 return self._finish(started, result, deadline, submission)
             polls = result.polls
         return self._defer_wait(started, deadline, submission, polls)
 
     def _reported(self, report: Report, started: StartedRun, deadline: Deadline, submission: Submission) -> Any:
-        """End as the triggerer has reported; the worker itself reads what the run has put out."""
-        result: WaitResult | None = report.wait_result()
-        if result is None:
-            grace = deadline.at_least(time.time() + COLLECT_SECONDS)
-            result = with_failed_step(self._collect(started, grace), report.failed_step)
-        return self._finish(started, result, deadline, submission)
+        """End as the triggerer has reported."""
+        return self._finish(started, self._end_of(report, deadline), deadline, submission)
 
     def recall(self, kept: dict[str, Any]) -> None:
         """Know what the task knew when it was deferred, and what the trigger has reported since, without going on.

@@ -12,19 +12,10 @@ from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSki
 from airflow_provider_dify.api.runs import RunStatus, StartedRun, WorkflowRun
 from airflow_provider_dify.compat import is_first_poke
 from airflow_provider_dify.exceptions import DifyError, DifyNotFoundError, DifySensorTimeoutError
-from airflow_provider_dify.rules.deferring import (
-    HandOver,
-    handed_over,
-    leaves_worker_at,
-    longest_worth_waiting_for,
-    not_before,
-)
-from airflow_provider_dify.rules.event_log import followed, with_failed_step
+from airflow_provider_dify.rules.deferring import HandOver
 from airflow_provider_dify.rules.human_waiting import ASK
-from airflow_provider_dify.rules.log_lines import closing_line
 from airflow_provider_dify.rules.outcome import SAME_RUN, outputs_of, paused_error, timeout_error
 from airflow_provider_dify.rules.polling import (
-    COLLECT_SECONDS,
     TIMEOUT,
     UNKNOWN_GRACE_SECONDS,
     Deadline,
@@ -35,23 +26,23 @@ from airflow_provider_dify.rules.polling import (
     Watch,
 )
 from airflow_provider_dify.rules.settings import FIRST_LOOK_SECONDS
-from airflow_provider_dify.rules.steps import StepLog
-from airflow_provider_dify.rules.waiting import PausedOut, WaitFlow, WaitResult, wait_for_run
-from airflow_provider_dify.runtime.human_input import HumanInput, ends_at_pause, note_if_unavailable, report_in, resumed
+from airflow_provider_dify.rules.waiting import PausedOut, WaitResult
+from airflow_provider_dify.runtime.deferral import defer
 from airflow_provider_dify.runtime.metrics import Metrics
 from airflow_provider_dify.runtime.outputs import Destination, deliver
 from airflow_provider_dify.runtime.report import Report, carried
 from airflow_provider_dify.runtime.resolve_inputs import check_destinations
 from airflow_provider_dify.runtime.run_link import push_link
 from airflow_provider_dify.runtime.run_started import log_run_started
+from airflow_provider_dify.runtime.task_wait import TaskWait
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_dify.runtime.task_protocols import RunSensorTask, TaskHook
+    from airflow_provider_dify.runtime.task_protocols import RunSensorTask
 
 
-class SensorRun:
+class SensorRun(TaskWait):
     """One try of a sensor, from its start or from where the triggerer has handed it back.
 
     :param sensor: The sensor, with its templates rendered.
@@ -59,11 +50,8 @@ class SensorRun:
     """
 
     def __init__(self, sensor: RunSensorTask, context: Context) -> None:
+        super().__init__(sensor, context, sensor.schedule)
         self._sensor = sensor
-        self._context = context
-        self._hook: TaskHook = sensor.hook
-        self._log = sensor.log
-        self._human = HumanInput(sensor, context, sensor.schedule)
 
     def begin(self) -> dict[str, Any]:
         """Wait for the run here, or defer."""
@@ -72,7 +60,7 @@ class SensorRun:
             deadline = Deadline.after(
                 now, self._sensor.timeout, started_at=now, execution_timeout=self._sensor.execution_timeout
             )
-            note_if_unavailable(self._sensor)
+            self._note_where_to_answer()
             log_run_started(self._hook, self._context, StartedRun(run_id), self._log.info, user=None, deadline=deadline)
             return self._await(run_id, deadline)
         except DifyError as error:
@@ -80,19 +68,18 @@ class SensorRun:
 
     def _await(self, run_id: str, deadline: Deadline) -> dict[str, Any]:
         """Wait for the run: here, or deferred."""
-        now, defer_after, leaves_at, polls = time.time(), self._sensor.defer_after, None, 0
-        steps = StepLog(run_id, self._hook.redact)
-        if self._sensor.deferrable:
-            leaves_at = leaves_worker_at(now, defer_after, deadline)
-        if leaves_at is None or defer_after > 0:
-            result = self._wait_here(run_id, deadline, leaves_at, steps)
+        now, leaves_at, polls = time.time(), self._leaves_at(deadline), 0
+        if leaves_at is None or self._sensor.defer_after > 0:
+            result = self._wait_here(run_id, deadline, leaves_at, first_wait=self._first_wait)
             if not isinstance(result, HandOver):
                 return self._finish(run_id, result, deadline)
             polls = result.polls
-        return self._defer(run_id, deadline, now, polls, steps)
+        return self._defer(run_id, deadline, now, polls)
 
     def answered(self, event: Any, kept: dict[str, Any] | None) -> dict[str, Any]:
         """Go on where a paused run's question has been answered, or the wait for an answer has ended."""
+        from airflow_provider_dify.runtime.human_input import report_in, resumed
+
         try:
             kept = resumed(event, kept)
             run_id, deadline = kept["workflow_run_id"], Deadline(kept["end_time"], kept.get("limit", TIMEOUT))
@@ -102,14 +89,6 @@ class SensorRun:
             return self._await(run_id, deadline)
         except DifyError as error:
             self._give_up(error)
-
-    def _wait_here(self, run_id: str, deadline: Deadline, until: float | None, steps: StepLog) -> WaitResult | HandOver:
-        wait = self._flow(run_id, deadline, self._first_wait)
-        longest = longest_worth_waiting_for(self._context["ti"], self._sensor.defer_after)
-        flow = wait if until is None else handed_over(wait, until, time.time, unless_longer_than=longest)
-        if self._sensor.follow_events:
-            return self._hook.follow(followed(flow, steps, user=None, clock=time.time), self._log.info, deadline)
-        return self._hook.follow(flow, self._log.info, deadline)
 
     def rescheduled(self, execute: Callable[[Context], Any]) -> Any:
         """Let Airflow poke and reschedule, with the errors of the other modes."""
@@ -172,13 +151,8 @@ class SensorRun:
             self._give_up(error)
 
     def _reported(self, report: Report, deadline: Deadline) -> dict[str, Any]:
-        """End as the triggerer has reported; the worker itself reads what the run has put out."""
-        result: WaitResult | None = report.wait_result()
-        if result is None:
-            grace = deadline.at_least(time.time() + COLLECT_SECONDS)
-            collected = self._hook.follow(self._flow(report.workflow_run_id, grace, 0), self._log.info, grace)
-            result = with_failed_step(collected, report.failed_step)
-        return self._finish(report.workflow_run_id, result, deadline)
+        """End as the triggerer has reported."""
+        return self._finish(report.workflow_run_id, self._end_of(report, deadline), deadline)
 
     def _run_id(self) -> str:
         check_destinations(self._sensor)
@@ -188,24 +162,14 @@ class SensorRun:
     def _first_wait(self) -> float:
         return min(FIRST_LOOK_SECONDS, self._sensor.schedule.first)
 
-    def _flow(self, run_id: str, deadline: Deadline, first_wait: float) -> WaitFlow:
-        return wait_for_run(
-            run_id,
-            schedule=self._sensor.schedule,
-            deadline=deadline,
-            since=time.time(),
-            clock=time.time,
-            jitter=random.random,
-            first_wait=first_wait,
-            fail_on_pause=ends_at_pause(self._sensor),
-        )
-
-    def _defer(self, run_id: str, deadline: Deadline, since: float, polls: int, steps: StepLog) -> NoReturn:
+    def _defer(self, run_id: str, deadline: Deadline, since: float, polls: int) -> NoReturn:
         schedule = self._sensor.schedule
         kwargs = {"workflow_run_id": run_id, "end_time": deadline.at}
         # No framework timeout, so that a sensor in the triggerer ends with the same error as one on a worker.
-        self._sensor.defer_to(
+        defer(
+            self._sensor,
             "DifyWorkflowRunTrigger",
+            "execute_complete",
             {
                 "workflow_run_id": run_id,
                 "dify_conn_id": self._sensor.dify_conn_id,
@@ -214,24 +178,20 @@ class SensorRun:
                 "max_poll_interval": schedule.longest,
                 "since": since,
                 "first_wait": None if polls else self._first_wait,
-                "fail_on_pause": ends_at_pause(self._sensor),
+                "fail_on_pause": self._ends_at_pause,
                 "follow_events": self._sensor.follow_events,
                 "polls": polls,
-                "steps_logged": steps.logged_steps() or None,
-                "not_before": not_before(time.time()),
+                "steps_logged": self._logged_steps,
                 "resume": {**kwargs, "limit": deadline.limit},
             },
-            method_name="execute_complete",
             kwargs=kwargs,
         )
-        raise AssertionError("defer() does not return")
 
     def _finish(self, run_id: str, result: WaitResult, deadline: Deadline) -> dict[str, Any]:
         """Turn the end of the wait into the sensor's return value or exception."""
         if isinstance(result, Ended):
             Metrics(self._sensor.dify_conn_id).run_ended(result.run)
-            partial_success = result.run.status is RunStatus.PARTIAL_SUCCEEDED
-            (self._log.warning if partial_success else self._log.info)(closing_line(result.run))
+            self._log_end(result.run)
             if result.run.app_id is not None:
                 push_link(self._context["ti"], self._hook.connection.console_url, result.run.app_id)
             outputs = outputs_of(

@@ -102,8 +102,6 @@ class WaitingTask(SavingTask, Protocol):
     def hook(self) -> Any: ...
     @property
     def log(self) -> Any: ...
-    def defer_to(self, trigger: str, arguments: dict[str, Any], method_name: str, kwargs: dict[str, Any]) -> None:
-        """Defer to a trigger of ``triggers.workflow``, by the name of its class."""
 
 
 class RunWorkflowTask(WaitingTask, Protocol):

@@ -5,18 +5,14 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from functools import cached_property, partial
+from typing import Any, NoReturn
 
 from airflow_provider_dify.api.runs import StartedRun
 from airflow_provider_dify.client.deadlines import ending_by
 from airflow_provider_dify.exceptions import DifyError, DifyHumanInputTimeoutError, DifySubmissionUnknownError
 from airflow_provider_dify.names import RUN_ID_XCOM_KEY, TASK_ID_XCOM_KEY
-from airflow_provider_dify.rules.deferring import (
-    HandOver,
-    handed_over,
-    not_before,
-)
+from airflow_provider_dify.rules.deferring import HandOver, handed_over, not_before
 from airflow_provider_dify.rules.earlier_tries import poll_earlier_run, search_deadline
 from airflow_provider_dify.rules.outages import wait_for_server
 from airflow_provider_dify.rules.polling import TIMEOUT, Deadline
@@ -35,16 +31,15 @@ from airflow_provider_dify.rules.recovery import (
 )
 from airflow_provider_dify.rules.searching import FindResult, Found, NotFound, find_run, of_use
 from airflow_provider_dify.rules.settings import PollSchedule
-from airflow_provider_dify.runtime.human_input import ends_at_pause, note_if_unavailable, report_in, resumed
+from airflow_provider_dify.runtime.deferral import defer
 from airflow_provider_dify.runtime.report import Report, SearchReport, carried
-from airflow_provider_dify.runtime.resolve_inputs import check_parameters, prepare, resolved_inputs
+from airflow_provider_dify.runtime.resolve_inputs import Prepared, check_parameters, prepare, resolved_inputs
 from airflow_provider_dify.runtime.run_started import log_run_started
 from airflow_provider_dify.runtime.run_wait import RunWait
 from airflow_provider_dify.runtime.submission_state import Submission
 from airflow_provider_dify.runtime.tracing import current_traceparent
 
-if TYPE_CHECKING:
-    pass
+Step = Submit | Search | TakeUp | Wait | Fail
 
 
 class Execution(RunWait):
@@ -55,17 +50,33 @@ class Execution(RunWait):
     """
 
     def begin(self) -> Any:
-        """Start the try: everything that a DAG author passes is checked before anything is looked for or sent."""
+        """Start the try: everything that a DAG author passes is checked before anything is searched for or sent.
+
+        Then it reattaches to what an earlier try of this clear generation has left, or submits.
+        """
         now = time.time()
-        user = self._user()
-        check_parameters(self._task, self._hook)
-        note_if_unavailable(self._task)
-        return self._begin(Submission(user=user, submitted_at=now, started_at=now))
+        submission = Submission(user=self._user(), submitted_at=now, started_at=now)
+        self._inputs = check_parameters(self._task, self._hook)
+        self._note_where_to_answer()
+        self._note_if_not_findable()
+        kept = self._records.read()
+        if kept is not None and not self._try.shares_generation_with(kept):
+            self._end_former_generation(kept)
+            self._records.clear()
+            kept = None
+        step = first_step(
+            self._try,
+            kept,
+            durable=self._task.durable,
+            can_search=self._can_search,
+            remembers=self._records.is_complete,
+        )
+        return self._go(step, submission)
 
     def submit_again(self, event: Any, submission: dict[str, Any] | None) -> Any:
         """Submit a run for which there was no room, or no server, before."""
         resumed = self._resumed(event, submission)
-        return self.begin() if resumed is None else self._submit(resumed)
+        return self.begin() if resumed is None else self._go(Submit(), resumed)
 
     def searched_in_triggerer(self, event: Any, submission: dict[str, Any] | None, *, earlier: bool | None) -> Any:
         """Go on where the search for a run in the triggerer, or the wait for the run it has found, has ended."""
@@ -76,7 +87,7 @@ class Execution(RunWait):
         if isinstance(result, Report):
             return self._found_and_waited_for(result, resumed)
         earlier = bool(carried(event).get("earlier")) if earlier is None else earlier
-        return self._searched(resumed, result, earlier=earlier)
+        return self._go(*self._searched(resumed, result, earlier=earlier))
 
     def _resumed(self, event: Any, submission: dict[str, Any] | None) -> Submission | None:
         """Return what this try knew when it was deferred; None where another one was, or where nothing is known."""
@@ -138,8 +149,12 @@ class Execution(RunWait):
         elif self._stop(started, user, "the task was killed"):
             self._records.clear()
 
-    def _begin(self, submission: Submission) -> Any:
-        """Reattach to what an earlier try of this clear generation has left, or submit."""
+    @cached_property
+    def _inputs(self) -> dict[str, Any]:
+        """The task's inputs, checked once in each process."""
+        return resolved_inputs(self._task)
+
+    def _note_if_not_findable(self) -> None:
         if self._task.durable and not self._can_search:
             self._log.info(
                 "A submission that is interrupted cannot be found again: %s.",
@@ -147,36 +162,26 @@ class Execution(RunWait):
                 if self._task.user is not None
                 else "the workflow-runs contract has no logs",
             )
-        kept = self._records.read()
-        if kept is not None and not self._try.shares_generation_with(kept):
-            self._end_former_generation(kept)
-            self._records.clear()
-            kept = None
-        step = first_step(
-            self._try,
-            kept,
-            durable=self._task.durable,
-            can_search=self._can_search,
-            remembers=self._records.is_complete,
-        )
-        return self._go(step, submission)
 
-    def _go(self, step: Submit | Search | TakeUp | Wait | Fail, submission: Submission) -> Any:
-        """Do what the state machine says."""
-        if isinstance(step, Fail):
-            raise step.error
-        if step.why:
-            self._log.info(step.why)
-        if isinstance(step, Submit):
-            return self._submit(submission)
-        if isinstance(step, Search):
-            return self._search(submission, step)
-        if isinstance(step, TakeUp):
-            return self._reattach(submission, step.run, step.marker)
-        self._announce(step.run, submission)
-        return self._await(step.run, submission)
+    def _go(self, step: Step | StartedRun, submission: Submission) -> Any:
+        """Do what the state machine says, until there is a run; wait for it, here or deferred."""
+        while not isinstance(step, StartedRun):
+            if isinstance(step, Fail):
+                raise step.error
+            if step.why:
+                self._log.info(step.why)
+            if isinstance(step, Submit):
+                step, submission = self._submit(submission)
+            elif isinstance(step, Search):
+                step, submission = self._search(submission, step)
+            elif isinstance(step, TakeUp):
+                step, submission = self._reattach(submission, step.run, step.marker)
+            else:
+                self._announce(step.run, submission)
+                step = step.run
+        return self._await(step, submission)
 
-    def _search(self, submission: Submission, step: Search) -> Any:
+    def _search(self, submission: Submission, step: Search) -> tuple[Step, Submission]:
         """Look for a run by its markers: here, and then deferred."""
         self._sought = step.markers
         deadline, since = self._deadline(submission), time.time()
@@ -201,8 +206,10 @@ class Execution(RunWait):
 
     def _defer_search(self, submission: Submission, step: Search, deadline: Deadline, since: float) -> NoReturn:
         kwargs = {"submission": submission.as_json(), "earlier": step.earlier}
-        self._task.defer_to(
+        defer(
+            self._task,
             "DifyFindRunTrigger",
+            "execute_found",
             {
                 "markers": list(step.markers),
                 "dify_conn_id": self._task.dify_conn_id,
@@ -216,23 +223,20 @@ class Execution(RunWait):
                 "ended": list(step.ended),
                 "own": submission.user,
                 "waits": self._task.wait_for_termination,
-                "fail_on_pause": ends_at_pause(self._task),
+                "fail_on_pause": self._ends_at_pause,
                 "fail_on_partial_success": self._task.fail_on_partial_success,
                 "follow_events": self._task.follow_events,
-                "not_before": not_before(time.time()),
                 "resume": kwargs,
             },
-            method_name="execute_found",
             kwargs=kwargs,
         )
-        raise AssertionError("defer() does not return")
 
     def _count_found(self, marker: str, submission: Submission) -> None:
         """Count a run of this try that was found by its marker: no answer has named it, so nothing has counted it."""
         if marker == submission.user:
             self._metrics.run_started()
 
-    def _searched(self, submission: Submission, result: FindResult, *, earlier: bool) -> Any:
+    def _searched(self, submission: Submission, result: FindResult, *, earlier: bool) -> tuple[Step, Submission]:
         if isinstance(result, Found):
             self._count_found(result.marker, submission)
         # Where an earlier try has submitted, that submission is the one in doubt.
@@ -249,9 +253,9 @@ class Execution(RunWait):
         )
         if isinstance(step, Submit):
             submission = replace(submission, submitted_at=time.time(), doubtful=not earlier)
-        return self._go(step, submission)
+        return step, submission
 
-    def _reattach(self, submission: Submission, started: StartedRun, user: str) -> Any:
+    def _reattach(self, submission: Submission, started: StartedRun, user: str) -> tuple[Step, Submission]:
         """Go on with a run of an earlier try, or start a new one where that has ended in vain."""
         self._started, self._submitted_user = started, user
         deadline = self._deadline(submission)
@@ -269,15 +273,27 @@ class Execution(RunWait):
             self._started = self._submitted_user = None
             self._records.clear()
             submission = replace(submission, submitted_at=time.time())
-        return self._go(step, submission)
+        return step, submission
 
-    def _submit(self, submission: Submission) -> Any:
+    def _submit(self, submission: Submission) -> tuple[Step | StartedRun, Submission]:
+        """Submit the run, as often as it finds no room or no server.
+
+        The inputs are checked and the files uploaded first, unless this try has done so: whoever dies there has
+        submitted nothing, and a submission that waits its turn keeps its upload ids. The deadline is counted from what
+        comes next.
+        """
         while True:
             try:
-                submission = self._prepared(submission)
-                with ending_by(self._submission_deadline(submission)):
+                prepared = submission.prepared
+                if prepared is None:
+                    prepared = prepare(self._task, self._hook, self._inputs, user=submission.user)
+                    submission = replace(submission, prepared=prepared, submitted_at=time.time())
+                deadline = self._deadline(submission)
+                # One that is cut off sooner than it needs may have started a run.
+                patience = time.time() + min(self._task.submit_timeout, self._task.timeout)
+                with ending_by(deadline.at_least(patience)):
                     self._hook.require_server()
-                    started = self._send(submission)
+                    return self._send(submission, prepared, deadline), submission
             except DifyError as error:
                 step = self._after_failure(error, submission)
                 if isinstance(step, Fail):
@@ -287,38 +303,18 @@ class Execution(RunWait):
                     raise step.error from error.__cause__
                 if isinstance(error, DifySubmissionUnknownError):
                     submission = replace(submission, hint=error.hint)
-            else:
-                return self._await(started, submission)
             if isinstance(step, AwaitServer):
                 self._await_server(step, submission)
             elif isinstance(step, SubmitLater):
                 submission = replace(submission, attempts=submission.attempts + 1)
                 self._await_turn(step, submission)
             else:
-                return self._go(step, submission)
+                return step, submission
 
-    def _submission_deadline(self, submission: Submission) -> Deadline:
-        """Return when a submission is given up: one that is cut off sooner than it needs may have started a run."""
-        patience = min(self._task.submit_timeout, self._task.timeout)
-        return self._deadline(submission).at_least(time.time() + patience)
-
-    def _prepared(self, submission: Submission) -> Submission:
-        """Check the inputs and upload the files, unless this try has done so.
-
-        Whoever dies here has submitted nothing, and a submission that waits its turn keeps its upload ids. The
-        deadline is counted from what comes next.
-        """
-        if submission.prepared is not None:
-            return submission
-        prepared = prepare(self._task, self._hook, user=submission.user)
-        return replace(submission, prepared=prepared, submitted_at=time.time())
-
-    def _send(self, submission: Submission) -> StartedRun:
+    def _send(self, submission: Submission, prepared: Prepared, deadline: Deadline) -> StartedRun:
         self._submitted_user, self._sought = submission.user, (submission.user,)
-        prepared = submission.prepared
-        assert prepared is not None
         return self._hook.create_workflow_run(
-            {**resolved_inputs(self._task), **prepared.inputs},
+            {**self._inputs, **prepared.inputs},
             user=submission.user,
             response_mode=self._task.response_mode,
             files=prepared.files,
@@ -327,7 +323,7 @@ class Execution(RunWait):
             trace_id=self._task.trace_id,
             traceparent=current_traceparent(self._context["ti"]) if self._task.trace else None,
             submit_timeout=self._task.submit_timeout,
-            timeout=max(self._deadline(submission).left(time.time()), self._task.submit_timeout),
+            timeout=max(deadline.left(time.time()), self._task.submit_timeout),
             before_send=partial(self._before_send, submission),
             on_started=partial(self._new_run, submission=submission),
         )
@@ -384,10 +380,11 @@ class Execution(RunWait):
             time.sleep(step.seconds)
             return
         kwargs = {"submission": submission.as_json()}
-        self._task.defer_to(
+        defer(
+            self._task,
             "DifySubmitLaterTrigger",
-            {"moment": moment, "not_before": not_before(time.time()), "resume": kwargs},
-            method_name="submit_again",
+            "submit_again",
+            {"moment": moment, "resume": kwargs},
             kwargs=kwargs,
         )
 
@@ -400,15 +397,15 @@ class Execution(RunWait):
         if self._hook.follow(flow, self._log.info, deadline) or leaves_at is None:
             return
         kwargs = {"submission": submission.as_json()}
-        self._task.defer_to(
+        defer(
+            self._task,
             "DifyAwaitServerTrigger",
+            "submit_again",
             {
                 "dify_conn_id": self._task.dify_conn_id,
                 "end_time": deadline.at,
-                "not_before": not_before(time.time()),
                 "resume": kwargs,
             },
-            method_name="submit_again",
             kwargs=kwargs,
         )
 
@@ -423,10 +420,12 @@ class Execution(RunWait):
             ended=(*submission.ended, ended),
         )
         self._await_turn(step, submission)
-        return self._submit(submission)
+        return self._go(Submit(), submission)
 
     def answered(self, event: Any, kept: dict[str, Any] | None) -> Any:
         """Go on where a paused run's question has been answered, or the wait for an answer has ended."""
+        from airflow_provider_dify.runtime.human_input import report_in, resumed
+
         kept = resumed(event, kept)
         submission = Submission.read(kept["submission"])
         self._started = self.known = started = StartedRun(kept["workflow_run_id"], kept.get("task_id"))

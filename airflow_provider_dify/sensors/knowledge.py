@@ -84,14 +84,6 @@ class DifyDocumentIndexingSensor(BaseSensorOperator):
 
         return IndexingSensorRun(self, context)
 
-    def defer_to(
-        self, trigger: str, arguments: dict[str, Any], method_name: str, kwargs: dict[str, Any] | None = None
-    ) -> None:
-        """Defer to one of this provider's triggers; used by the try itself."""
-        from airflow_provider_dify.triggers.deferring import defer
-
-        defer(self, trigger, arguments, method_name, kwargs)
-
     @reports_errors
     def execute(self, context: Context) -> Any:
         """Wait for the documents: here, in the triggerer, or from one reschedule to the next.

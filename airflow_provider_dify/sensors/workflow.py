@@ -160,12 +160,6 @@ class DifyWorkflowRunSensor(BaseSensorOperator):
 
         return SensorRun(self, context)
 
-    def defer_to(self, trigger: str, arguments: dict[str, Any], method_name: str, kwargs: dict[str, Any]) -> None:
-        """Defer to a trigger of ``triggers.workflow``; used by the try itself."""
-        from airflow_provider_dify.triggers.deferring import defer
-
-        defer(self, trigger, arguments, method_name, kwargs)
-
     @reports_errors
     def execute(self, context: Context) -> Any:
         """Wait for the run: here, in the triggerer, or from one reschedule to the next.

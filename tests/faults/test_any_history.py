@@ -29,7 +29,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "rate limit": {"kind": "status", "status": 429, "headers": {"Retry-After": "0"}},
 }
 DEATHS = {
-    "before the POST": ("_begin",),
+    "before the POST": ("_go",),
     "between POST and id": ("_announce",),
     "between id and wait": ("_await", "_reported"),
 }

@@ -158,7 +158,7 @@ def test_a_worker_killed_before_the_post_has_started_nothing(
     monkeypatch.setattr("airflow_provider_dify.rules.earlier_tries.QUEUE_PATIENCE_SECONDS", 1.0)
     killed = task(deferrable=deferrable, store=store)
     with monkeypatch.context() as patch:
-        patch.setattr("airflow_provider_dify.runtime.task_run.Execution._begin", die)
+        patch.setattr("airflow_provider_dify.runtime.task_run.Execution._go", die)
         with pytest.raises(Killed):
             killed.run()
     assert killed.retry() == INPUTS

@@ -20,7 +20,7 @@ modes = pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "def
 stores = pytest.mark.parametrize("store", [True, False], ids=["state store", "markers only"])
 
 DEATHS = {
-    "before the POST": ("_begin",),
+    "before the POST": ("_go",),
     "between POST and id": ("_announce",),
     "between id and wait": ("_await", "_reported"),
 }

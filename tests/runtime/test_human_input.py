@@ -121,7 +121,7 @@ def actions(monkeypatch: pytest.MonkeyPatch) -> Actions:
     monkeypatch.setattr(f"{ACTIONS}.open_required_action", actions.open)
     monkeypatch.setattr(f"{ACTIONS}.read_required_action", actions.read)
     monkeypatch.setattr(f"{ACTIONS}.close_required_action", actions.close)
-    monkeypatch.setattr("airflow_provider_dify.runtime.human_input.has_required_actions", lambda: True)
+    monkeypatch.setattr("airflow_provider_dify.runtime.task_wait.has_required_actions", lambda: True)
     monkeypatch.setattr("airflow_provider_dify.runtime.human_input.RESUME_SECONDS", 1.0)
     monkeypatch.setattr("airflow_provider_dify.runtime.human_input._RESUME_POLL_SECONDS", 0.05)
     monkeypatch.setattr("airflow_provider_dify.runtime.human_input._SEND_PAUSES", (0.01, 0.01))
@@ -374,7 +374,7 @@ def test_a_form_without_token_is_waited_for(
 def test_before_airflow_3_1_it_waits_and_says_where(
     task: Any, server: DifyServer, log: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_provider_dify.runtime.human_input.has_required_actions", lambda: False)
+    monkeypatch.setattr("airflow_provider_dify.runtime.task_wait.has_required_actions", lambda: False)
     with pytest.raises(DifyRunTimeoutError):
         task(timeout=1).run()
     assert 'on_pause="ask" needs Airflow 3.1 or later' in log()
