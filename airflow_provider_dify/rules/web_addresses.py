@@ -7,13 +7,10 @@ import re
 from contextlib import suppress
 from urllib.parse import SplitResult, urlsplit
 
-_HOST = re.compile(r"[A-Za-z0-9._~-]+")
-
-
+# Labels of at most 63 characters between dots; the last dot may be there or not.
+_NAME = re.compile(r"[A-Za-z0-9_~-]{1,63}(?:\.[A-Za-z0-9_~-]{1,63})*\.?")
+_ZONE = re.compile(r"[A-Za-z0-9._~-]+")
 _MAX_HOST_CHARS = 253
-
-
-_MAX_LABEL_CHARS = 63
 
 
 def is_host(parts: SplitResult) -> bool:
@@ -22,7 +19,7 @@ def is_host(parts: SplitResult) -> bool:
     if parts.netloc.rpartition("@")[2].startswith("["):
         address, _, zone = host.partition("%")
         with suppress(ValueError):
-            return ipaddress.ip_address(address).version == 6 and (not zone or bool(_HOST.fullmatch(zone)))
+            return ipaddress.ip_address(address).version == 6 and (not zone or bool(_ZONE.fullmatch(zone)))
         return False
     if not host.isascii():
         # As the HTTP clients encode it, which need the package themselves.
@@ -31,12 +28,7 @@ def is_host(parts: SplitResult) -> bool:
         with suppress(UnicodeError):
             return len(idna.encode(host.lower(), strict=True, std3_rules=True)) <= _MAX_HOST_CHARS
         return False
-    labels = host.removesuffix(".").split(".")
-    return (
-        bool(_HOST.fullmatch(host))
-        and len(host) <= _MAX_HOST_CHARS
-        and all(0 < len(each) <= _MAX_LABEL_CHARS for each in labels)
-    )
+    return len(host) <= _MAX_HOST_CHARS and bool(_NAME.fullmatch(host))
 
 
 def split_url(text: str) -> SplitResult | None:
