@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 from airflow_provider_dify.api.redaction import redactor_of
 from airflow_provider_dify.compat import mask_secret
@@ -51,9 +52,10 @@ _format = logging.Formatter()
 _filter = _WithoutSecrets()
 
 
+@cache
 def _watch_clients() -> None:
+    """Add the filter to the loggers, once for each process."""
     for name in _CLIENT_LOGGERS:
-        # A filter that is there already is not added again.
         logging.getLogger(name).addFilter(_filter)
 
 
