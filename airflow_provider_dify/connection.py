@@ -72,7 +72,9 @@ class DifyConnection:
         A header's value of up to three characters is none: hiding each "1" would only spoil what is reported.
         """
         found = {self.api_key, *self.headers.values(), *self._proxy_secrets}
-        return tuple(sorted((text for text in found if len(text) >= SHORTEST), key=lambda text: (-len(text), text)))
+        hidden = [text for text in found if len(text) >= SHORTEST]
+        # The longest first, and those of one length in a fixed order.
+        return tuple(sorted(sorted(hidden), key=len, reverse=True))
 
     @cached_property
     def data_secrets(self) -> tuple[str, ...]:
@@ -81,8 +83,11 @@ class DifyConnection:
         Of the headers only those that look like a login or a key: ``X-Env: prod`` must not change what is reported of
         products.
         """
-        headers = (value for name, value in self.headers.items() if _is_credential(name, value))
-        return tuple(sorted({self.api_key, *headers, *self._proxy_secrets}))
+        found = {self.api_key, *self._proxy_secrets}
+        for name, value in self.headers.items():
+            if _is_credential(name, value):
+                found.add(value)
+        return tuple(sorted(found))
 
     @cached_property
     def _proxy_secrets(self) -> tuple[str, ...]:
@@ -153,7 +158,10 @@ class DifyConnection:
         """
         if self.verify is not True:
             return self.verify
-        return next((os.environ[name] for name in CA_VARIABLES if os.environ.get(name)), True)
+        for name in CA_VARIABLES:
+            if path := os.environ.get(name):
+                return path
+        return True
 
     @classmethod
     def parse(
