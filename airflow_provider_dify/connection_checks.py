@@ -33,14 +33,8 @@ from airflow_provider_dify.rules.settings import check_roots
 from airflow_provider_dify.rules.web_addresses import is_host, split_url
 
 _YES = frozenset({"true", "yes", "on", "y", "t", "1"})
-
-
 _NO = frozenset({"false", "no", "off", "n", "f", "0"})
-
-
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-
-
 _OWN_HEADERS = frozenset(
     {
         "authorization",
@@ -52,51 +46,23 @@ _OWN_HEADERS = frozenset(
         "user-agent",
     }
 )
-
-
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
-
-
 # A scheme without "//", such as "javascript:"; what follows the colon of a host is the number of a port.
 _BARE_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?!\d)")
-
-
 _MAX_PORT = 65535
-
-
 _MAX_PATH_CHARS = 1000
-
-
 _MAX_CONN_ID_CHARS = 250
-
-
 # A path as Airflow cuts it out of a connection's URI; a word with a colon or a blank is none.
 _PATH = re.compile(r"[A-Za-z0-9._~%-]+(?:/[A-Za-z0-9._~%-]+)*")
-
-
 _OTHER_SCHEMES = frozenset({"ftp", "ftps", "sftp", "ssh", "tcp", "ws", "wss", "file", "grpc", "socks5", "s3"})
-
-
 _NOT_THE_API = frozenset({"cloud.dify.ai", "dify.ai", "www.dify.ai", "docs.dify.ai"})
-
-
 _ROUTE = re.compile(r"/(?:workflows/run|workflows/logs|info|parameters|chat-messages|completion-messages)/?$")
-
-
 # What gateways put before the API alone.
 _API_PREFIXES = frozenset({"/api", "/api/dify", "/dify-api"})
-
-
 HOST_VARIABLES = ("DIFY_API_BASE_URL", "API_BASE_URL")
-
-
 DEFAULT_PATH = "/v1"
-
-
 # What forms store for a field that was left empty.
 _BLANK = frozenset({"", "None"})
-
-
 # Airflow 2.11's Test button sends each extra also under the name of its field in the form.
 _FORM_PREFIX = f"extra__{CONN_TYPE}__"
 
