@@ -46,7 +46,8 @@ _OWN_HEADERS = frozenset(
         "user-agent",
     }
 )
-_PRINTABLE = re.compile(r"[\x21-\x7e]+")
+_KEY = re.compile(r"[!-~]+")
+_HEADER_VALUE = re.compile(r"[\t -~]*")
 # A scheme without "//", such as "javascript:"; what follows the colon of a host is the number of a port.
 _BARE_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?!\d)")
 _MAX_PORT = 65535
@@ -208,7 +209,8 @@ class FieldChecks:
         return parts
 
     def _solid(self, text: str, field_name: str) -> None:
-        if any(char.isspace() or not char.isprintable() for char in text):
+        # Of white space, only the blank counts as printable.
+        if " " in text or not text.isprintable():
             raise self._error(field_name, "has white space or a control character in it.", "Remove it.")
 
     def api_key(self, password: str | None) -> str:
@@ -219,7 +221,7 @@ class FieldChecks:
                 "is empty.",
                 "Put the app's API key (app-…) there; it is in Dify in the app, under API Access.",
             )
-        if not _PRINTABLE.fullmatch(password):
+        if not _KEY.fullmatch(password):
             raise self._error(
                 "password",
                 f"is an API key of {len(password)} characters with a space, a line break or another character "
@@ -353,7 +355,7 @@ class FieldChecks:
                 raise self._error("headers", f"{_shown(shown)} is no header name.")
             if name.lower() in _OWN_HEADERS:
                 raise self._error("headers", f"{preview(name)} is set by the provider itself: remove it.")
-            if not isinstance(content, str) or content != content.strip() or not _is_header_value(content):
+            if not isinstance(content, str) or content != content.strip() or not _HEADER_VALUE.fullmatch(content):
                 raise self._error(
                     "headers",
                     f"the value of {preview(name)} must be a string of printable ASCII without white space around it, "
@@ -386,10 +388,6 @@ def _without_form_names(extra: Mapping[str, Any]) -> dict[str, Any]:
     fields = {f"{_FORM_PREFIX}{name}": name for name in EXTRA_NAMES}
     plain = {name: value for name, value in extra.items() if name not in fields}
     return {fields[name]: value for name, value in extra.items() if name in fields} | plain
-
-
-def _is_header_value(text: str) -> bool:
-    return all(char == "\t" or " " <= char <= "~" for char in text)
 
 
 def _shown(value: Any) -> str:
