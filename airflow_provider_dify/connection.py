@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from airflow_provider_dify.api.redaction import SHORTEST, Redactor, basic_login, redactor_of
-from airflow_provider_dify.connection_checks import FieldChecks
+from airflow_provider_dify.connection_checks import FieldChecks, console_of, proxy_of_environment
 from airflow_provider_dify.connection_fields import (
     CONNECT_TIMEOUT_SECONDS,
     MAX_CONNECTIONS,
@@ -19,7 +19,7 @@ from airflow_provider_dify.connection_fields import (
     SAAS_CONSOLE_URL,
     field_label,
 )
-from airflow_provider_dify.exceptions import DifyConfigurationError
+from airflow_provider_dify.exceptions import DifyConfigurationError, DifyError
 from airflow_provider_dify.names import SERVICE_API
 
 CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
@@ -189,24 +189,28 @@ class DifyConnection:
         :raises DifyConfigurationError: A field is missing, unknown or holds what it must not.
         """
         check = FieldChecks(conn_id)
-        host, schema, password = (
-            check.text(name, value) for name, value in (("host", host), ("schema", schema), ("password", password))
-        )
-        with check.guarded("extra", extra):
+        host, schema, password = check.texts(host=host, schema=schema, password=password)
+        # Which field is read, for the message about a value whose own methods raise.
+        name, value = "extra", extra
+        try:
             values = check.extras(extra)
-        base = check.base_url(host, schema, check.port(port))
-        api_key = check.api_key(password)
-        read: dict[str, Any] = {}
-        for name, reading in check.readings(base).items():
-            value = values.get(name)
-            if value is None:
-                read[name] = reading(None)
-                continue
-            with check.guarded(name, value):
-                read[name] = reading(value)
-        if values.get("console_url") is None and read["api_contract"] != SERVICE_API:
-            read["console_url"] = None
-        return cls(base_url=urlunsplit(base), api_key=api_key, **read)
+            name, value = "host", host
+            base = check.base_url(host, schema, check.port(port))
+            read: dict[str, Any] = {"base_url": urlunsplit(base), "api_key": check.api_key(password)}
+            if "proxy" not in values and (proxy := proxy_of_environment(base)):
+                values["proxy"] = proxy
+            for name, reading in check.readings().items():
+                if name in values:
+                    value = values[name]
+                    read[name] = reading(value)
+        except DifyError:
+            raise
+        except Exception as error:
+            raise check.unreadable(name, value, error) from error
+        if "console_url" not in read:
+            is_dify = read.get("api_contract", SERVICE_API) == SERVICE_API
+            read["console_url"] = console_of(base) if is_dify else None
+        return cls(**read)
 
 
 def _is_credential(name: str, value: str) -> bool:

@@ -8,27 +8,24 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 
-from airflow_provider_dify.api.checks import guarded, plain_int, plain_text, preview
+from airflow_provider_dify.api.checks import plain_int, plain_text, preview, unreadable
 from airflow_provider_dify.api.values import shape_of
 from airflow_provider_dify.connection_fields import (
-    CONNECT_TIMEOUT_SECONDS,
     EXTRA_NAMES,
-    MAX_CONNECTIONS,
     MAX_CONNECTIONS_LIMIT,
     MAX_TIMEOUT_SECONDS,
-    READ_TIMEOUT_SECONDS,
     SAAS_CONSOLE_URL,
     SAAS_URL,
     field_label,
 )
 from airflow_provider_dify.exceptions import DifyConfigurationError, DifyInvalidInputError
-from airflow_provider_dify.names import API_CONTRACTS, CONN_TYPE, SERVICE_API
+from airflow_provider_dify.names import API_CONTRACTS, CONN_TYPE
 from airflow_provider_dify.rules.settings import check_roots
 from airflow_provider_dify.rules.web_addresses import is_host, split_url
 
@@ -62,83 +59,101 @@ _ROUTE = re.compile(r"/(?:workflows/run|workflows/logs|info|parameters|chat-mess
 _API_PREFIXES = frozenset({"/api", "/api/dify", "/dify-api"})
 HOST_VARIABLES = ("DIFY_API_BASE_URL", "API_BASE_URL")
 DEFAULT_PATH = "/v1"
+_SAAS_HOST = urlsplit(SAAS_URL).hostname
 # What forms store for a field that was left empty.
 _BLANK = frozenset({"", "None"})
 # Airflow 2.11's Test button sends each extra also under the name of its field in the form.
-_FORM_PREFIX = f"extra__{CONN_TYPE}__"
+_FORM_NAMES = {f"extra__{CONN_TYPE}__{name}": name for name in EXTRA_NAMES}
 
 
 class FieldChecks:
     """The rules of the fields; every message names the connection, the field, its shape and the remedy."""
 
     def __init__(self, conn_id: str) -> None:
-        self._name = preview(conn_id, _MAX_CONN_ID_CHARS)
+        self._conn_id = conn_id
 
     def _error(self, field_name: str, problem: str, advice: str = "") -> DifyConfigurationError:
-        label = field_label(field_name)
-        return DifyConfigurationError(
-            f"Connection {self._name}, field {label}: {problem}", advice=advice, where=f"field {label}"
-        )
+        where = f"field {field_label(field_name)}"
+        name = preview(self._conn_id, _MAX_CONN_ID_CHARS)
+        return DifyConfigurationError(f"Connection {name}, {where}: {problem}", advice=advice, where=where)
 
-    def guarded(self, field_name: str, value: Any) -> AbstractContextManager[None]:
-        """Make an error of ours of whatever a value raises while it is checked."""
-        return guarded(value, f"Connection {self._name}, field {field_label(field_name)}:", DifyConfigurationError)
+    def unreadable(self, field_name: str, value: Any, error: Exception) -> DifyConfigurationError:
+        """Return the error about a value that raised one of another kind while it was checked."""
+        name = preview(self._conn_id, _MAX_CONN_ID_CHARS)
+        place = f"Connection {name}, field {field_label(field_name)}:"
+        return DifyConfigurationError(unreadable(error, value, place))
 
-    def readings(self, base: SplitResult) -> dict[str, Callable[[Any], Any]]:
-        """Return how the value of each extra is read; an extra without a value is read as None."""
+    def readings(self) -> dict[str, Callable[[Any], Any]]:
+        """Return what reads the value of each extra, in the order of the form."""
         return {
             "api_contract": self.contract,
             "verify": self.verify,
             "client_cert": self.client_cert,
-            "proxy": partial(self.proxy, base=base),
-            "connect_timeout": partial(self.seconds, "connect_timeout", CONNECT_TIMEOUT_SECONDS),
-            "read_timeout": partial(self.seconds, "read_timeout", READ_TIMEOUT_SECONDS),
-            "max_connections": partial(self.count, "max_connections", MAX_CONNECTIONS, MAX_CONNECTIONS_LIMIT),
+            "proxy": self.proxy,
+            "connect_timeout": partial(self.seconds, "connect_timeout"),
+            "read_timeout": partial(self.seconds, "read_timeout"),
+            "max_connections": self.max_connections,
             "allowed_upload_roots": self.upload_roots,
             "headers": self.headers,
-            "console_url": partial(self.console_url, base=base),
+            "console_url": self.console_url,
         }
 
-    def text(self, field_name: str, value: Any) -> str | None:
-        """Return a field that Airflow keeps as text; a connection that is no URI may hold anything there."""
-        text = plain_text(value)
-        if value is not None and text is None:
-            raise self._error(field_name, f"must be a string, got {shape_of(value)}.", "Put it into quotes.")
-        return text
+    def texts(self, **fields: Any) -> list[str | None]:
+        """Return fields that Airflow keeps as text; a connection that is no URI may hold anything there."""
+        texts = []
+        for name, value in fields.items():
+            text = None if value is None else plain_text(value)
+            if value is not None and text is None:
+                raise self._error(name, f"must be a string, got {shape_of(value)}.", "Put it into quotes.")
+            texts.append(text)
+        return texts
 
     def port(self, value: Any) -> int | None:
         """Return the port; None where it is empty."""
+        if value is None:
+            return None
         number = plain_int(value)
-        if value is not None and (number is None or not 0 <= number <= _MAX_PORT):
+        if number is None or not 0 <= number <= _MAX_PORT:
             shown = shape_of(value) if number is None else preview(number)
             raise self._error("port", f"must be a whole number from 1 to {_MAX_PORT}, or empty, got {shown}.")
         return number
 
     def extras(self, extra: Any) -> dict[str, Any]:
-        """Return the fields of the extra, under the names without the prefix of the form."""
+        """Return the fields of the extra that are set, under the names without the prefix of the form."""
         if not isinstance(extra, Mapping):
             raise self._error("extra", f"must be a JSON object, got {shape_of(extra)}.")
-        extra = _without_form_names(extra)
-        for name in extra:
-            if plain_text(name) is None:
+        given: dict[str, Any] = {}
+        unknown = []
+        for name, value in extra.items():
+            if name in EXTRA_NAMES:
+                given[name] = value
+            elif name in _FORM_NAMES:
+                # The name without the prefix goes before, wherever it stands.
+                given.setdefault(_FORM_NAMES[name], value)
+            elif plain_text(name) is None:
                 raise self._error("extra", f"has a name that is {shape_of(name)}: names are texts in quotes.")
-        unknown = sorted(str(name) for name in extra if name not in EXTRA_NAMES)
+            else:
+                unknown.append(str(name))
         if unknown:
-            close = difflib.get_close_matches(unknown[0][:100], EXTRA_NAMES, n=1)
+            first = min(unknown)
+            close = difflib.get_close_matches(first[:100], EXTRA_NAMES, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             raise self._error(
-                "extra", f"has the unknown name {preview(unknown[0])}.{hint} Known names: {', '.join(EXTRA_NAMES)}."
+                "extra", f"has the unknown name {preview(first)}.{hint} Known names: {', '.join(EXTRA_NAMES)}."
             )
-        return {name: value for name, value in extra.items() if value is not None and not _is_blank(value)}
+        return {name: value for name, value in given.items() if value is not None and plain_text(value) not in _BLANK}
 
     def base_url(self, host: str | None, schema: str | None, port: int | None) -> SplitResult:
         """Return the base URL, out of host, schema and port."""
         field_name, text = "host", (host or "").strip()
         if not text:
-            named = ((name, os.environ.get(name, "").strip()) for name in HOST_VARIABLES)
-            field_name, text = next(((f"host (from {n})", v) for n, v in named if v), ("host", SAAS_URL))
-            schema = port = None
-        schema, path = self._schema(schema)
+            # Scheme and port belong to the host that is blank.
+            text, schema, port = SAAS_URL, None, None
+            for name in HOST_VARIABLES:
+                if found := os.environ.get(name, "").strip():
+                    field_name, text = f"host (from {name})", found
+                    break
+        schema, path = self._schema(schema) if schema else (None, "")
         if "://" not in text:
             text = f"{schema or 'https'}://{text}"
         parts = self._url(text, field_name)
@@ -157,9 +172,9 @@ class FieldChecks:
             )
         return parts._replace(path=parts.path.rstrip("/") or DEFAULT_PATH)
 
-    def _schema(self, schema: str | None) -> tuple[str | None, str]:
+    def _schema(self, schema: str) -> tuple[str | None, str]:
         """Return scheme and path out of the field: Airflow puts the path of a connection's URI into it."""
-        text = (schema or "").strip().strip("/")
+        text = schema.strip().strip("/")
         if text.lower() in ("http", "https", ""):
             return text.lower() or None, ""
         if not _PATH.fullmatch(text) or text.lower() in _OTHER_SCHEMES:
@@ -242,8 +257,6 @@ class FieldChecks:
 
     def contract(self, value: Any) -> str:
         """Return the name of the API contract."""
-        if value is None:
-            return SERVICE_API
         text = plain_text(value)
         if text is None or text not in API_CONTRACTS:
             raise self._error("api_contract", f"must be {' or '.join(API_CONTRACTS)}, got {_shown(value)}.")
@@ -251,8 +264,6 @@ class FieldChecks:
 
     def verify(self, value: Any) -> bool | str:
         """Return what certificates are verified against."""
-        if value is None:
-            return True
         if isinstance(value, bool):
             return value
         if not isinstance(value, str):
@@ -262,10 +273,8 @@ class FieldChecks:
             return word in _YES
         return self._file("verify", value.strip(), "CA bundle")
 
-    def client_cert(self, value: Any) -> tuple[str, ...] | None:
+    def client_cert(self, value: Any) -> tuple[str, ...]:
         """Return the paths of a client certificate and its key."""
-        if value is None:
-            return None
         if isinstance(value, str) and value.strip().startswith("["):
             value = self._json("client_cert", value)
         paths = [value] if isinstance(value, str) else value
@@ -289,18 +298,8 @@ class FieldChecks:
             return json.loads(text)
         raise self._error(field_name, f"is a string of {len(text)} characters that is no JSON.")
 
-    def proxy(self, value: Any, base: SplitResult) -> str | None:
+    def proxy(self, value: Any) -> str:
         """Return the URL of a proxy."""
-        if value is None:
-            host = base.hostname or ""
-            if proxy_bypass_environment(host) or proxy_bypass_environment(base.netloc):
-                return None
-            found = getproxies_environment()
-            value = found.get(base.scheme) or found.get("all")
-            if not value:
-                return None
-            if "://" not in value:
-                value = f"http://{value}"
         parts = split_url(value.strip()) if isinstance(value, str) else None
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
             raise self._error(
@@ -313,14 +312,9 @@ class FieldChecks:
             raise self._error("proxy", f"names a host of {len(parts.hostname)} characters that no host can be called.")
         return urlunsplit(parts)
 
-    def seconds(self, field_name: str, default: float, value: Any) -> float:
+    def seconds(self, field_name: str, value: Any) -> float:
         """Return a time-out."""
-        if value is None:
-            return default
-        try:
-            seconds = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError, OverflowError):
-            seconds = math.nan
+        seconds = _number(value)
         if not 0 < seconds <= MAX_TIMEOUT_SECONDS:
             raise self._error(
                 field_name,
@@ -328,22 +322,18 @@ class FieldChecks:
             )
         return seconds
 
-    def count(self, field_name: str, default: int, most: int, value: Any) -> int:
-        """Return a whole number."""
-        if value is None:
-            return default
-        try:
-            number = math.nan if isinstance(value, bool) else float(value)
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-        if not (1 <= number <= most and number.is_integer()):
-            raise self._error(field_name, f"must be a whole number from 1 to {most}, got {_shown(value)}.")
+    def max_connections(self, value: Any) -> int:
+        """Return the number of requests at a time."""
+        number = _number(value)
+        if not (1 <= number <= MAX_CONNECTIONS_LIMIT and number.is_integer()):
+            raise self._error(
+                "max_connections",
+                f"must be a whole number from 1 to {MAX_CONNECTIONS_LIMIT}, got {_shown(value)}.",
+            )
         return int(number)
 
     def headers(self, value: Any) -> dict[str, str]:
         """Return the headers of a gateway."""
-        if value is None:
-            return {}
         if isinstance(value, str):
             value = self._json("headers", value)
         if not isinstance(value, Mapping):
@@ -363,14 +353,8 @@ class FieldChecks:
                 )
         return dict(value)
 
-    def console_url(self, value: Any, base: SplitResult) -> str | None:
+    def console_url(self, value: Any) -> str:
         """Return the address of Dify's console."""
-        if value is None:
-            if base.hostname == urlsplit(SAAS_URL).hostname:
-                return SAAS_CONSOLE_URL
-            # A server below a path of a gateway has its console there too; a longer path is of the API alone.
-            prefix = base.path.removesuffix(DEFAULT_PATH) if base.path.endswith(DEFAULT_PATH) else ""
-            return f"{base.scheme}://{base.netloc}{'' if prefix in _API_PREFIXES else prefix}"
         if not isinstance(value, str):
             raise self._error("console_url", f"must be a URL, got {shape_of(value)}.")
         text = value.strip()
@@ -379,15 +363,30 @@ class FieldChecks:
         return urlunsplit(self._url(text, "console_url")).rstrip("/")
 
 
-def _is_blank(value: Any) -> bool:
-    return plain_text(value) in _BLANK
+def proxy_of_environment(base: SplitResult) -> str | None:
+    """Return the proxy that the environment names for a base URL, unchecked; None for none."""
+    found = getproxies_environment()
+    proxy = found.get(base.scheme) or found.get("all")
+    if not proxy or proxy_bypass_environment(base.hostname or "") or proxy_bypass_environment(base.netloc):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
 
 
-def _without_form_names(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what a form sends under its field's name the name of the extra, unless that is there as well."""
-    fields = {f"{_FORM_PREFIX}{name}": name for name in EXTRA_NAMES}
-    plain = {name: value for name, value in extra.items() if name not in fields}
-    return {fields[name]: value for name, value in extra.items() if name in fields} | plain
+def console_of(base: SplitResult) -> str:
+    """Return the address of the console that belongs to a base URL of Dify's own API."""
+    if base.hostname == _SAAS_HOST:
+        return SAAS_CONSOLE_URL
+    # A server below a path of a gateway has its console there too; a longer path is of the API alone.
+    prefix = base.path.removesuffix(DEFAULT_PATH) if base.path.endswith(DEFAULT_PATH) else ""
+    return f"{base.scheme}://{base.netloc}{'' if prefix in _API_PREFIXES else prefix}"
+
+
+def _number(value: Any) -> float:
+    """Return a number, or a text of one, as a float; nan for anything else."""
+    try:
+        return math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 def _shown(value: Any) -> str:

@@ -22,25 +22,31 @@ _PLACE_CHARS = 300
 
 
 @contextmanager
-def guarded(value: Any, field_name: str, kind: type[DifyError] = DifyInvalidInputError) -> Iterator[None]:
+def guarded(value: Any, field_name: str) -> Iterator[None]:
     """Make an error of ours of whatever a value raises while it is checked.
 
     :param value: The value, of which only type and size are shown.
     :param field_name: The parameter or field that it was passed as.
-    :param kind: The error to raise.
-    :raises DifyError: The value cannot be read.
+    :raises DifyInvalidInputError: The value cannot be read.
     """
     try:
         yield
         return
     except DifyError:
         raise
-    except RecursionError:
-        why = "it is nested too deeply, or contains itself"
     except Exception as error:
-        # Its text may be anything, and raise as well.
+        message = unreadable(error, value, field_name)
+    raise DifyInvalidInputError(message)
+
+
+def unreadable(error: Exception, value: Any, field_name: str) -> str:
+    """Return the message about a value that raised an error of another kind while it was checked."""
+    if isinstance(error, RecursionError):
+        why = "it is nested too deeply, or contains itself"
+    else:
+        # The error's text may be anything, and raise as well.
         why = f"{type(error).__name__} was raised while it was read"
-    raise kind(f"{field_name} cannot be used, since {why}; it is {shape_of(value)}. Pass a plain Python value.")
+    return f"{field_name} cannot be used, since {why}; it is {shape_of(value)}. Pass a plain Python value."
 
 
 def preview(value: Any, limit: int = PREVIEW_CHARS) -> str:
