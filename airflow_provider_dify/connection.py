@@ -206,7 +206,7 @@ class DifyConnection:
         except DifyError:
             raise
         except Exception as error:
-            raise check.unreadable(name, value, error) from error
+            raise check.unreadable(name, value, error) from None
         if "console_url" not in read:
             is_dify = read.get("api_contract", SERVICE_API) == SERVICE_API
             read["console_url"] = console_of(base) if is_dify else None
