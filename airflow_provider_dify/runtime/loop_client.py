@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import AsyncExitStack, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,13 +28,15 @@ from airflow_provider_dify.rules.driver_requests import (
 )
 from airflow_provider_dify.rules.event_log import ReadEvents
 from airflow_provider_dify.rules.polling import Deadline, PollResult
-from airflow_provider_dify.rules.waiting import PollRun, Request, Sleep
+from airflow_provider_dify.rules.waiting import PollRun, Request, Say, Sleep
 from airflow_provider_dify.runtime.connections import read_connection_beside_loop
 from airflow_provider_dify.runtime.event_stream import AsyncFollowing
 from airflow_provider_dify.runtime.metrics import Metrics
-from airflow_provider_dify.runtime.worker_client import as_send, asked_by, check_flow, head_timeout, line_of, redacted
+from airflow_provider_dify.runtime.worker_client import as_send, asked_by, head_timeout, redacted
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from airflow_provider_dify.client.aiohttp_transport import AsyncTransport
 
 T = TypeVar("T")
@@ -93,6 +95,14 @@ class LoopClient:
             transport = self._transports.setdefault(loop, AsyncTransport(connection, self._size))
         return transport
 
+    async def __aenter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """Close it."""
+        await self.close()
+
     async def close(self) -> None:
         """Close the pooled connections of the event loop that runs."""
         transport = self._transports.get(asyncio.get_running_loop())
@@ -132,9 +142,9 @@ class LoopClient:
         finally:
             await given.aclose()
 
-    async def poll(self, workflow_run_id: str) -> PollResult:
+    def poll(self, workflow_run_id: str) -> Coroutine[Any, Any, PollResult]:
         """Poll a run once; errors are part of the result."""
-        return await self.run_exchange(exchanges.poll(workflow_run_id, None, self._metrics.polled))
+        return self.run_exchange(exchanges.poll(workflow_run_id, None, self._metrics.polled))
 
     def sleep(self, seconds: float) -> Awaitable[None]:
         """Return what is done after so many seconds."""
@@ -144,9 +154,9 @@ class LoopClient:
         self, flow: Generator[Request | ReadEvents, Any, T], log: Callable[[str], None], deadline: Deadline
     ) -> T:
         """Do what a wait asks for; see ``WorkerClient.follow``."""
-        check_flow(flow, log, deadline)
+        following: AsyncFollowing | None = None
         with ending_by(deadline):
-            async with AsyncFollowing(self) as following:
+            async with AsyncExitStack() as stack:
                 answer: Any = None
                 while True:
                     try:
@@ -157,9 +167,11 @@ class LoopClient:
                     if isinstance(request, Sleep):
                         await self.sleep(request.seconds)
                     elif isinstance(request, ReadEvents):
+                        if following is None:
+                            following = await stack.enter_async_context(AsyncFollowing(self))
                         answer = await following.read(request)
-                    elif (line := line_of(request)) is not None:
-                        log(line)
+                    elif isinstance(request, Say):
+                        log(request.line)
                     elif isinstance(request, PollRun):
                         answer = await self.poll(request.workflow_run_id)
                     else:

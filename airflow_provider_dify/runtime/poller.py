@@ -8,11 +8,11 @@ import hashlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from copy import copy
 from datetime import datetime, timezone
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from airflow_provider_dify.api.contracts import contract
@@ -194,25 +194,24 @@ class Poller:
         :param urgent: Whether it goes before others, also while the server asks for a rest.
         :raises DifyError: As the client's own calls.
         """
-        client = await self.client()
-        try:
-            return await self._send(client, request, urgent)
-        except (DifyAuthenticationError, DifyPermissionError):
-            if not await self._has_changed(client):
-                raise
-        return await self._send(await self.client(), request, urgent)
-
-    async def _send(self, client: LoopClient, request: Send[T], urgent: bool) -> T:
-        await self._limiter.enter(urgent=urgent)
         clock = asyncio.get_running_loop().time
-        began = clock()
-        try:
-            return await client.send(request)
-        except DifyError as error:
-            self._heed(error)
-            raise
-        finally:
-            self._limiter.leave(clock() - began)
+        is_repeated = False
+        while True:
+            client = await self.client()
+            await self._limiter.enter(urgent=urgent)
+            began = clock()
+            try:
+                return await client.send(request)
+            except (DifyAuthenticationError, DifyPermissionError) as error:
+                refusal = error
+            except DifyError as error:
+                self._heed(error)
+                raise
+            finally:
+                self._limiter.leave(clock() - began)
+            if is_repeated or not await self._has_changed(client):
+                raise refusal
+            is_repeated = True
 
     def _heed(self, error: DifyError) -> None:
         if isinstance(error, (DifyRateLimitError, DifyServerError)) and error.retry_after:
@@ -404,9 +403,9 @@ class PolledClient(LoopClient):
         """Return what sends the requests of all members."""
         return await (await self._shared.client()).transport()
 
-    async def send(self, request: Send[T]) -> T:
+    def send(self, request: Send[T]) -> Coroutine[Any, Any, T]:
         """Return the value of an operation, when it is its turn."""
-        return await self._shared.send(request, urgent=self._is_last_poll())
+        return self._shared.send(request, urgent=self._is_last_poll())
 
     async def poll(self, workflow_run_id: str) -> PollResult:
         """Poll a run once, which a page may spare.
@@ -416,8 +415,8 @@ class PolledClient(LoopClient):
         run_id = workflow_run_id.lower()
         if run_id != self._run_id:
             return _readable(await super().poll(workflow_run_id))
-        if not self._wants_whole_run and not self._is_last_poll():
-            status = await self._shared.status(self, run_id, self.left())
+        if not self._wants_whole_run and (left := self.left()) > 0:
+            status = await self._shared.status(self, run_id, left)
             if status is not None:
                 return PollResult(run=WorkflowRun(workflow_run_id, status), watched=self._is_watched)
         poll_result = _readable(await super().poll(workflow_run_id))

@@ -1,25 +1,68 @@
-"""What the tries of one task instance know of each other, by notes that Airflow keeps for them."""
+"""What is remembered of a submission: from try to try in a record that Airflow keeps, and over a deferral."""
 
 from __future__ import annotations
 
+import json
 import logging
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, dataclass, fields, replace
 from threading import Thread
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_dify.api.runs import StartedRun
 from airflow_provider_dify.compat import tasks_reach_database, try_in_database
 from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.rules.earlier_tries import SubmissionRecord, TaskTry
 from airflow_provider_dify.runtime.airflow_errors import reason_of
-from airflow_provider_dify.runtime.audit_log import AuditLog
+from airflow_provider_dify.runtime.resolve_inputs import Prepared
+
+if TYPE_CHECKING:
+    from airflow.models.taskinstance import TaskInstance
 
 STORE_KEY = "dify_submission"
 # Airflow kills a process 5 s after it has asked it to end, and the stop of the run takes its time too.
 ASK_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a task knows of its submission, also after it was deferred.
+
+    :param user: Dify's ``user``; the marker of this try, unless the DAG author has set one.
+    :param submitted_at: Unix seconds of the first submission, from which the deadline follows.
+    :param started_at: Unix seconds at which the try started.
+    :param attempts: Submissions that were rate-limited.
+    :param prepared: What was made of the task's files; None before the inputs were checked and the files uploaded.
+    :param resubmissions: Submissions of this try that followed a run which the server's shutdown had stopped.
+    :param ended: The runs that were stopped so, of the same user.
+    :param doubtful: Whether a submission that was not found was sent again.
+    :param hint: What a submission that was answered with silence may mean on this server.
+    """
+
+    user: str
+    submitted_at: float
+    started_at: float
+    attempts: int = 0
+    prepared: Prepared | None = None
+    resubmissions: int = 0
+    ended: tuple[str, ...] = ()
+    doubtful: bool = False
+    hint: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what is kept while the task is deferred."""
+        return {**asdict(self), "ended": list(self.ended)}
+
+    @classmethod
+    def read(cls, state: dict[str, Any]) -> Submission:
+        """Return what was known before the task was deferred, maybe by a newer version of this package."""
+        known = {field.name for field in fields(cls)}
+        kept = {name: value for name, value in state.items() if name in known}
+        if kept.get("prepared") is not None:
+            kept["prepared"] = Prepared(**kept["prepared"])
+        return cls(**{**kept, "ended": tuple(kept.get("ended") or ())})
 
 
 class SubmissionRecords:
@@ -171,3 +214,66 @@ def task_try(ti: Any, retries: int | None) -> TaskTry:
         number=int(ti.try_number),
         retries=int(retries or 0),
     )
+
+
+class AuditLog:
+    """Keeps a value for each key of a task instance, over its tries and clear generations, in Airflow 2's audit log.
+
+    It stands for the task state store of Airflow 3.3. Each change is one more row, the last one counts, and people see
+    them among the task's events. Rows of a DAG run that was deleted, and started again under the same id, are none of
+    the new one's. ``airflow db clean`` of the table ``log``, while a task is between two tries, makes it forget.
+
+    :param ti: The task instance.
+    :param dag_run_key: The primary key of its DAG run.
+    """
+
+    def __init__(self, ti: TaskInstance, dag_run_key: int) -> None:
+        self._ti = ti
+        self._dag_run_key = dag_run_key
+
+    @classmethod
+    def of(cls, context: Any) -> AuditLog | None:
+        """Return that of a task; None on Airflow 3, for ``airflow tasks test``, and without access to the database."""
+        if not tasks_reach_database():
+            return None
+        from airflow.models.dagrun import DagRun
+        from airflow.models.taskinstance import TaskInstance
+
+        ti, dag_run = context["ti"], context.get("dag_run")
+        if not isinstance(ti, TaskInstance) or not isinstance(dag_run, DagRun) or dag_run.id is None:
+            return None
+        return cls(ti, int(dag_run.id))
+
+    def get(self, key: str) -> Any:
+        """Return the last value; None for none."""
+        from airflow.models.log import Log
+        from airflow.utils.session import create_session
+
+        with create_session() as session:
+            row = (
+                session.query(Log.extra)
+                .filter_by(
+                    event=key,
+                    dag_id=self._ti.dag_id,
+                    task_id=self._ti.task_id,
+                    run_id=self._ti.run_id,
+                    map_index=self._ti.map_index,
+                )
+                .order_by(Log.id.desc())
+                .first()
+            )
+        kept = None if row is None else json.loads(str(row[0]))
+        return kept["value"] if kept is not None and kept["dag_run"] == self._dag_run_key else None
+
+    def set(self, key: str, value: Any) -> None:
+        """Add a row with the value, which JSON must be able to hold."""
+        from airflow.models.log import Log
+        from airflow.utils.session import create_session
+
+        extra = json.dumps({"dag_run": self._dag_run_key, "value": value})
+        with create_session() as session:
+            session.add(Log(event=key, task_instance=self._ti, extra=extra))
+
+    def delete(self, key: str) -> None:
+        """Add a row that says that there is no value any more."""
+        self.set(key, None)

@@ -164,15 +164,6 @@ class SearchReport:
         return Found(run_id, marker)
 
 
-@dataclass(frozen=True)
-class DueReport:
-    """That the moment has come for which a trigger has waited."""
-
-    def event(self) -> dict[str, Any]:
-        """Return the payload of the trigger's event."""
-        return {"status": DUE}
-
-
 def carried(event: Any) -> dict[str, Any]:
     """Return what the event of a trigger carries for the task that it resumes; empty for that of an older version."""
     resume = event.get(RESUME) if isinstance(event, dict) else None

@@ -30,10 +30,9 @@ from airflow_provider_dify.rules.waiting import WaitResult
 from airflow_provider_dify.runtime.deferral import defer
 from airflow_provider_dify.runtime.metrics import Metrics
 from airflow_provider_dify.runtime.outputs import Destination, deliver
-from airflow_provider_dify.runtime.record import SubmissionRecords, task_try
+from airflow_provider_dify.runtime.record import Submission, SubmissionRecords, task_try
 from airflow_provider_dify.runtime.report import DUE, Report, SearchReport
 from airflow_provider_dify.runtime.run_link import push_link
-from airflow_provider_dify.runtime.submission_state import Submission
 from airflow_provider_dify.runtime.task_wait import TaskWait
 
 if TYPE_CHECKING:

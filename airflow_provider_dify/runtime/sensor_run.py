@@ -33,7 +33,6 @@ from airflow_provider_dify.runtime.outputs import Destination, deliver
 from airflow_provider_dify.runtime.report import Report, carried
 from airflow_provider_dify.runtime.resolve_inputs import check_destinations
 from airflow_provider_dify.runtime.run_link import push_link
-from airflow_provider_dify.runtime.run_started import log_run_started
 from airflow_provider_dify.runtime.task_wait import TaskWait
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ class SensorRun(TaskWait):
                 now, self._sensor.timeout, started_at=now, execution_timeout=self._sensor.execution_timeout
             )
             self._note_where_to_answer()
-            log_run_started(self._hook, self._context, StartedRun(run_id), self._log.info, user=None, deadline=deadline)
+            self._log_run_started(StartedRun(run_id), user=None, deadline=deadline)
             return self._await(run_id, deadline)
         except DifyError as error:
             self._give_up(error)
@@ -136,7 +135,7 @@ class SensorRun(TaskWait):
         if is_first_poke(self._context):
             started = StartedRun(run.workflow_run_id, app_id=run.app_id, server_version=run.server_version)
             deadline = Deadline(time.time() + self._sensor.timeout)
-            log_run_started(self._hook, self._context, started, self._log.info, user=None, deadline=deadline)
+            self._log_run_started(started, user=None, deadline=deadline)
         else:
             # Airflow drops the XComs of a sensor each time it is rescheduled.
             push_link(self._context["ti"], self._hook.connection.console_url, run.app_id)

@@ -20,7 +20,7 @@ CALLS_ON_KILL = triggerer_calls_on_kill()
 ON_KILL_SECONDS = 25.0
 
 
-async def shielded(work: Coroutine[Any, Any, None], limit: float) -> None:
+async def shielded(work: Coroutine[Any, Any, Any], limit: float) -> None:
     """Do something to its end although the awaiting task is cancelled again and again, for a limited time.
 
     Airflow 3.3 repeats its cancel about once a second as long as a trigger is there, and so ends the ``on_kill``

@@ -32,11 +32,10 @@ from airflow_provider_dify.rules.recovery import (
 from airflow_provider_dify.rules.searching import FindResult, Found, NotFound, find_run, of_use
 from airflow_provider_dify.rules.settings import PollSchedule
 from airflow_provider_dify.runtime.deferral import defer
+from airflow_provider_dify.runtime.record import Submission
 from airflow_provider_dify.runtime.report import Report, SearchReport, carried
 from airflow_provider_dify.runtime.resolve_inputs import Prepared, check_parameters, prepare, resolved_inputs
-from airflow_provider_dify.runtime.run_started import log_run_started
 from airflow_provider_dify.runtime.run_wait import RunWait
-from airflow_provider_dify.runtime.submission_state import Submission
 from airflow_provider_dify.runtime.tracing import current_traceparent
 
 Step = Submit | Search | TakeUp | Wait | Fail
@@ -368,7 +367,7 @@ class Execution(RunWait):
         if started.task_id is not None:
             ti.xcom_push(key=TASK_ID_XCOM_KEY, value=started.task_id)
         deadline = self._deadline(submission) if self._task.wait_for_termination else None
-        log_run_started(self._hook, self._context, started, self._log.info, user=submission.user, deadline=deadline)
+        self._log_run_started(started, user=submission.user, deadline=deadline)
 
     def _await_turn(self, step: SubmitLater, submission: Submission) -> None:
         """Let time pass before a submission is tried again: asleep here, or deferred."""

@@ -7,23 +7,26 @@ import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_dify.api.runs import RunStatus, WorkflowRun
+from airflow_provider_dify.api.runs import RunStatus, StartedRun, WorkflowRun
 from airflow_provider_dify.compat import has_required_actions
 from airflow_provider_dify.rules.deferring import HandOver, handed_over, leaves_worker_at, longest_worth_waiting_for
 from airflow_provider_dify.rules.event_log import followed, with_failed_step
 from airflow_provider_dify.rules.human_waiting import ASK, ends_wait
-from airflow_provider_dify.rules.log_lines import closing_line
+from airflow_provider_dify.rules.log_lines import Opening, closing_line
 from airflow_provider_dify.rules.polling import COLLECT_SECONDS, Deadline
 from airflow_provider_dify.rules.settings import PollSchedule
 from airflow_provider_dify.rules.steps import StepLog
 from airflow_provider_dify.rules.waiting import WaitFlow, WaitResult, wait_for_run
 from airflow_provider_dify.runtime.report import Report
+from airflow_provider_dify.runtime.run_link import push_link
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_dify.runtime.human_input import HumanInput
     from airflow_provider_dify.runtime.task_protocols import TaskHook, WaitingTask
+
+STATE_SECONDS = 2.0
 
 
 class TaskWait:
@@ -63,6 +66,27 @@ class TaskWait:
                 "answered in Dify%s.",
                 f": {console}" if console else "",
             )
+
+    def _log_run_started(self, started: StartedRun, *, user: str | None, deadline: Deadline | None) -> None:
+        """Push the link of a run and log what is known of it.
+
+        A run that was found by its marker, or that something else has started, has named no app: one poll of at most
+        2 s asks for it, so that the link is there while the task waits.
+
+        :param started: The run.
+        :param user: The ``user`` of the submission, where the task has submitted the run.
+        :param deadline: When waiting ends; None where nobody waits.
+        """
+        app_id, version = started.app_id, started.server_version
+        if app_id is None:
+            run = self._hook.look(started.workflow_run_id, timeout=STATE_SECONDS).run
+            if run is not None:
+                app_id, version = run.app_id, version or run.server_version
+        connection = self._hook.connection
+        url = push_link(self._context["ti"], connection.console_url, app_id)
+        opening = Opening(started.workflow_run_id, connection.base_url, version, app_id, user, url, deadline)
+        for line in opening.lines(time.time()):
+            self._log.info(line)
 
     def _leaves_at(self, deadline: Deadline) -> float | None:
         """Return when this task leaves its worker to wait in the triggerer; None where it stays to the end."""

@@ -86,7 +86,7 @@ class WorkerClient:
         """
         return read_connection(self.dify_conn_id, for_knowledge=self._for_knowledge)
 
-    @property
+    @cached_property
     def api(self) -> ApiContract:
         """The operations of the connection's API contract."""
         return contract(self.connection.api_contract)
@@ -202,7 +202,8 @@ class WorkerClient:
         :return: What the flow returns.
         """
         check_flow(flow, log, deadline)
-        with ending_by(deadline), SyncFollowing(self) as following:
+        following: SyncFollowing | None = None
+        with ending_by(deadline), ExitStack() as stack:
             answer: Any = None
             while True:
                 try:
@@ -213,9 +214,11 @@ class WorkerClient:
                 if isinstance(request, Sleep):
                     time.sleep(request.seconds)
                 elif isinstance(request, ReadEvents):
+                    if following is None:
+                        following = stack.enter_context(SyncFollowing(self))
                     answer = following.read(request)
-                elif (line := line_of(request)) is not None:
-                    log(line)
+                elif isinstance(request, Say):
+                    log(request.line)
                 elif isinstance(request, PollRun):
                     answer = self.look(request.workflow_run_id)
                 else:
@@ -319,11 +322,6 @@ def asked_by(request: Any, count: Callable[[object], None], debug: Callable[...,
     raise DifyInvalidInputError(
         f"flow has yielded {shape_of(request)}: pass one from rules.waiting, rules.event_log or rules.searching."
     )
-
-
-def line_of(request: Any) -> str | None:
-    """Return the line that a wait wants to have logged; None for another request."""
-    return request.line if isinstance(request, Say) else None
 
 
 def check_flow(flow: Any, log: Any, deadline: Any) -> None:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
-from inspect import signature
 from typing import Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
 from asgiref.sync import sync_to_async
 
 from airflow_provider_dify.api.pauses import PauseReader
@@ -17,7 +14,6 @@ from airflow_provider_dify.api.runs import RunStatus, WorkflowRun
 from airflow_provider_dify.compat import answers_resume_tasks
 from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.rules import exchanges
-from airflow_provider_dify.rules.deferring import left_to_hold
 from airflow_provider_dify.rules.human_questions import is_answerable, key_of
 from airflow_provider_dify.rules.human_waiting import (
     ANSWERED_IN_DIFY,
@@ -31,17 +27,10 @@ from airflow_provider_dify.rules.human_waiting import (
 from airflow_provider_dify.rules.polling import Deadline, Ended, GivenUp, TimedOut, Wait, Watch
 from airflow_provider_dify.rules.settings import PollSchedule
 from airflow_provider_dify.runtime.loop_client import LoopClient
-from airflow_provider_dify.runtime.report import RESUME, Report
+from airflow_provider_dify.runtime.report import Report
 from airflow_provider_dify.runtime.required_actions import RequiredActionError, Response, close_action, read_action
-from airflow_provider_dify.runtime.stopping import (
-    CALLS_ON_KILL,
-    ON_KILL_SECONDS,
-    ended_by_person,
-    shielded,
-    state_of,
-    stop_run,
-)
-from airflow_provider_dify.triggers.workflow import CLOSE_SECONDS
+from airflow_provider_dify.runtime.stopping import ON_KILL_SECONDS, ended_by_person, shielded, state_of, stop_run
+from airflow_provider_dify.triggers.base import OneEventTrigger
 
 # Airflow resumes a task at once, and ends its trigger a moment later.
 ANSWER_SECONDS = 5.0
@@ -51,7 +40,7 @@ UNANSWERED = "unanswered"
 _ENDED_STATES = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 
 
-class DifyHumanInputTrigger(BaseTrigger):
+class DifyHumanInputTrigger(OneEventTrigger):
     """Wait until a paused run's question is answered in Airflow or in Dify, expires, or no time is left; fire once.
 
     Tokens of forms are asked for here again: neither arguments nor events carry one.
@@ -92,7 +81,7 @@ class DifyHumanInputTrigger(BaseTrigger):
         not_before: float | None = None,
         resume: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__(cancel_on_kill=cancel_on_kill, not_before=not_before, resume=resume)
         self.workflow_run_id = workflow_run_id
         self.dify_conn_id = dify_conn_id
         self.ti_id = ti_id
@@ -105,37 +94,12 @@ class DifyHumanInputTrigger(BaseTrigger):
         self.max_poll_interval = max_poll_interval
         self.dify_task_id = dify_task_id
         self.user = user
-        self.cancel_on_kill = cancel_on_kill
-        self.not_before = not_before
-        self.resume = resume
         self._tokens: dict[str, str] = {}
         self._cannot_read = False
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and the arguments; none of them is secret."""
-        arguments = {name: getattr(self, name) for name in signature(type(self)).parameters}
-        return f"{__name__}.{type(self).__name__}", arguments
-
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, and yield one event."""
-        client = LoopClient(self.dify_conn_id)
-        work = asyncio.ensure_future(self._wait(client))
-        try:
-            # Not awaited itself: what it awaits may swallow the message by which Airflow knows a user's cancel.
-            await asyncio.wait({work})
-            await client.close()
-            event = work.result()
-            if self.trigger_id is not None:
-                await asyncio.sleep(left_to_hold(self.not_before, time.time()))
-            yield TriggerEvent({**event, RESUME: self.resume or {}})  # type: ignore[no-untyped-call]
-        except asyncio.CancelledError:
-            work.cancel()
-            await shielded(_over(work), CLOSE_SECONDS)
-            if not CALLS_ON_KILL:
-                await self.on_kill()
-            raise
-        finally:
-            await shielded(client.close(), CLOSE_SECONDS)
+    async def _event(self) -> dict[str, Any]:
+        async with LoopClient(self.dify_conn_id) as client:
+            return await self._wait(client)
 
     async def on_kill(self) -> None:
         """Close the action and stop the run when a user marked, cleared or failed the task.
@@ -143,11 +107,9 @@ class DifyHumanInputTrigger(BaseTrigger):
         From Airflow 3.3 on it is called as well when the action was answered: Airflow resumes the task itself then, and
         nothing ends.
         """
-        await shielded(self._end_with_task(), ON_KILL_SECONDS)
+        await shielded(self._stop_if_ended(), ON_KILL_SECONDS)
 
-    async def _end_with_task(self) -> None:
-        if not await ended_by_person(self):
-            return
+    async def _stop(self) -> None:
         response = await self._response()
         is_answered = response is not None and response.user is not None
         if is_answered and await state_of(self) not in _ENDED_STATES:
@@ -155,14 +117,11 @@ class DifyHumanInputTrigger(BaseTrigger):
         await self._close(TASK_ENDED)
         if not self.cancel_on_kill:
             return
-        client = LoopClient(self.dify_conn_id)
-        try:
+        async with LoopClient(self.dify_conn_id) as client:
             # A task that was resumed may be over, with its run, before Airflow ends its trigger.
             if is_answered and (run := (await client.poll(self.workflow_run_id)).run) and run.status.is_terminal:
                 return
             await stop_run(client, self.workflow_run_id, self.dify_task_id, self.user, self.log)
-        finally:
-            await client.close()
 
     async def _wait(self, client: LoopClient) -> dict[str, Any]:
         """Watch both sides until one of them tells something."""
@@ -279,7 +238,3 @@ class DifyHumanInputTrigger(BaseTrigger):
                 why,
             )
         return not self.is_open
-
-
-async def _over(work: asyncio.Future[Any]) -> None:
-    await asyncio.wait({work})

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
-
 from airflow_provider_dify.client.deadlines import ending_by
-from airflow_provider_dify.rules.deferring import left_to_hold
 from airflow_provider_dify.rules.knowledge_indexing import WaitFlow, wait_for_batches, wait_for_sync
 from airflow_provider_dify.rules.polling import Deadline
 from airflow_provider_dify.rules.settings import PollSchedule
 from airflow_provider_dify.runtime.knowledge_wait import DatasetPoller
-
-_MODULE = "airflow_provider_dify.triggers.knowledge"
-RESUME = "resume"
+from airflow_provider_dify.triggers.base import OneEventTrigger
 
 
-class DifyIndexingTrigger(BaseTrigger):
+class DifyIndexingTrigger(OneEventTrigger):
     """Wait until documents are indexed, or until there is no time left, and fire.
 
     All triggers of a triggerer that wait for one knowledge base share a session and its pages. What has become of the
@@ -50,7 +44,7 @@ class DifyIndexingTrigger(BaseTrigger):
         not_before: float | None = None,
         resume: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__(not_before=not_before, resume=resume or {})
         self.dify_conn_id = dify_conn_id
         self.dataset_id = dataset_id
         self.end_time = end_time
@@ -58,26 +52,8 @@ class DifyIndexingTrigger(BaseTrigger):
         self.max_poll_interval = max_poll_interval
         self.sync_id = sync_id
         self.batches = list(batches)
-        self.not_before = not_before
-        self.resume = resume
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and the arguments; none of them is secret."""
-        arguments = {
-            "dify_conn_id": self.dify_conn_id,
-            "dataset_id": self.dataset_id,
-            "end_time": self.end_time,
-            "poll_interval": self.poll_interval,
-            "max_poll_interval": self.max_poll_interval,
-            "sync_id": self.sync_id,
-            "batches": self.batches,
-            "not_before": self.not_before,
-            "resume": self.resume,
-        }
-        return f"{_MODULE}.DifyIndexingTrigger", arguments
-
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, and yield one event."""
+    async def _event(self) -> dict[str, Any]:
         deadline = Deadline(self.end_time)
         poller = DatasetPoller.join(self.dify_conn_id, self.dataset_id)
         try:
@@ -85,10 +61,7 @@ class DifyIndexingTrigger(BaseTrigger):
                 await poller.follow(self._flow(deadline), self.log.info, deadline)
         finally:
             await poller.leave()
-        # 0 in dag.test(), which runs triggers without a triggerer, and so without an id.
-        hold = 0.0 if self.trigger_id is None else left_to_hold(self.not_before, time.time())
-        await asyncio.sleep(hold)
-        yield TriggerEvent({RESUME: self.resume or {}})  # type: ignore[no-untyped-call]
+        return {}
 
     def _flow(self, deadline: Deadline) -> WaitFlow:
         settings: dict[str, Any] = {

@@ -6,16 +6,12 @@ import asyncio
 import random
 import time
 from abc import abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import Coroutine
 from dataclasses import replace
-from inspect import signature
 from typing import Any
-
-from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.rules import exchanges
-from airflow_provider_dify.rules.deferring import left_to_hold
 from airflow_provider_dify.rules.earlier_tries import may_reattach, poll_earlier_run, search_deadline
 from airflow_provider_dify.rules.event_log import FollowFlow, followed
 from airflow_provider_dify.rules.outages import wait_for_server
@@ -26,105 +22,28 @@ from airflow_provider_dify.rules.steps import StepLog
 from airflow_provider_dify.rules.waiting import wait_for_run
 from airflow_provider_dify.runtime.loop_client import LoopClient
 from airflow_provider_dify.runtime.poller import PolledClient, RowTooLargeError
-from airflow_provider_dify.runtime.report import ENDED, RESUME, DueReport, Report, SearchReport
-from airflow_provider_dify.runtime.stopping import (
-    CALLS_ON_KILL,
-    ON_KILL_SECONDS,
-    ended_by_person,
-    shielded,
-    stop_run,
-)
-
-_MODULE = "airflow_provider_dify.triggers.workflow"
-# What a cancelled wait has open is closed at once; a server that does not let go of it holds nothing up.
-CLOSE_SECONDS = 2.0
+from airflow_provider_dify.runtime.report import DUE, ENDED, Report, SearchReport
+from airflow_provider_dify.runtime.stopping import stop_run
+from airflow_provider_dify.triggers.base import OneEventTrigger
 
 
-async def _over(work: asyncio.Future[Any]) -> None:
-    await asyncio.wait({work})
-
-
-class _DifyTrigger(BaseTrigger):
-    """A trigger that waits for Dify, fires once, and stops what it waits for when a user cancels the task."""
-
-    def __init__(
-        self, dify_conn_id: str, cancel_on_kill: bool, not_before: float | None, resume: dict[str, Any] | None
-    ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.dify_conn_id = dify_conn_id
-        self.cancel_on_kill = cancel_on_kill
-        self.not_before = not_before
-        self.resume = resume
-
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and the arguments; none of them is secret."""
-        arguments = {name: getattr(self, name) for name in signature(type(self)).parameters}
-        return f"{_MODULE}.{type(self).__name__}", arguments
-
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, and yield one event."""
-        client = PolledClient(self.dify_conn_id)
-        work = asyncio.ensure_future(self._report(client))
-        try:
-            # Not awaited itself: what it awaits may swallow the message by which Airflow knows a person's cancel.
-            await asyncio.wait({work})
-            # Before the event: who takes only that ends the loop without letting this generator go on.
-            await client.close()
-            event = work.result().event()
-            await asyncio.sleep(self.left_to_hold())
-            yield TriggerEvent(event if self.resume is None else {**event, RESUME: self.resume})  # type: ignore[no-untyped-call]
-        except asyncio.CancelledError:
-            work.cancel()
-            await shielded(_over(work), CLOSE_SECONDS)
-            if not CALLS_ON_KILL:
-                await self.on_kill()
-            raise
-        finally:
-            await shielded(client.close(), CLOSE_SECONDS)
-
-    def left_to_hold(self) -> float:
-        """Return the seconds before which it must not fire.
-
-        0 where no scheduler could be overtaken: ``dag.test()`` runs triggers without a triggerer, which is what gives
-        them an id.
-        """
-        return 0.0 if self.trigger_id is None else left_to_hold(self.not_before, time.time())
-
-    async def on_kill(self) -> None:
-        """Stop the run when a user marked, cleared or failed the task.
-
-        Called by Airflow 3.3 and later, and by ``run`` before. Some versions call it as well when a healthy
-        trigger is handed to another triggerer (apache/airflow 73454), so the task's state is asked first.
-        """
-        if self.cancel_on_kill:
-            await shielded(self._stop_if_ended(), ON_KILL_SECONDS)
-
-    async def _stop_if_ended(self) -> None:
-        if not await ended_by_person(self):
-            return
-        client = LoopClient(self.dify_conn_id)
-        try:
-            await self._stop(client)
-        finally:
-            await client.close()
-
-    @abstractmethod
-    async def _report(self, client: PolledClient) -> Report | SearchReport | DueReport:
-        """Wait for what the trigger is for."""
-
-    @abstractmethod
-    async def _stop(self, client: LoopClient) -> None:
-        """Stop what the trigger waits for."""
-
-
-class _RunTrigger(_DifyTrigger):
+class _RunTrigger(OneEventTrigger):
     """A trigger that waits for the end of a run: of one that is known, or of one that it has found first."""
 
+    dify_conn_id: str
     end_time: float
     poll_interval: float
     max_poll_interval: float
     fail_on_pause: bool
     follow_events: bool
+
+    async def _event(self) -> dict[str, Any]:
+        async with PolledClient(self.dify_conn_id) as client:
+            return (await self._report(client)).event()
+
+    @abstractmethod
+    def _report(self, client: PolledClient) -> Coroutine[Any, Any, Report | SearchReport]:
+        """Wait for the end of the run."""
 
     async def _wait_for(
         self,
@@ -219,7 +138,8 @@ class DifyWorkflowRunTrigger(_RunTrigger):
         not_before: float | None = None,
         resume: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(dify_conn_id, cancel_on_kill, not_before, resume)
+        super().__init__(cancel_on_kill=cancel_on_kill, not_before=not_before, resume=resume)
+        self.dify_conn_id = dify_conn_id
         self.workflow_run_id = workflow_run_id
         self.end_time = end_time
         self.poll_interval = poll_interval
@@ -233,8 +153,8 @@ class DifyWorkflowRunTrigger(_RunTrigger):
         self.polls = polls
         self.steps_logged = steps_logged
 
-    async def _report(self, client: PolledClient) -> Report:
-        return await self._wait_for(
+    def _report(self, client: PolledClient) -> Coroutine[Any, Any, Report]:
+        return self._wait_for(
             client,
             self.workflow_run_id,
             since=time.time() if self.since is None else self.since,
@@ -244,8 +164,9 @@ class DifyWorkflowRunTrigger(_RunTrigger):
             steps_logged=self.steps_logged,
         )
 
-    async def _stop(self, client: LoopClient) -> None:
-        await stop_run(client, self.workflow_run_id, self.dify_task_id, self.user, self.log)
+    async def _stop(self) -> None:
+        async with LoopClient(self.dify_conn_id) as client:
+            await stop_run(client, self.workflow_run_id, self.dify_task_id, self.user, self.log)
 
 
 class DifyFindRunTrigger(_RunTrigger):
@@ -294,7 +215,8 @@ class DifyFindRunTrigger(_RunTrigger):
         not_before: float | None = None,
         resume: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(dify_conn_id, cancel_on_kill, not_before, resume)
+        super().__init__(cancel_on_kill=cancel_on_kill, not_before=not_before, resume=resume)
+        self.dify_conn_id = dify_conn_id
         self.markers = markers
         self.end_time = end_time
         self.since = since
@@ -352,9 +274,10 @@ class DifyFindRunTrigger(_RunTrigger):
             )
         )
 
-    async def _stop(self, client: LoopClient) -> None:
-        # All at once, since each takes its seconds where Dify does not answer.
-        await asyncio.gather(*(self._stop_run_of(client, marker) for marker in self.markers))
+    async def _stop(self) -> None:
+        async with LoopClient(self.dify_conn_id) as client:
+            # All at once, since each takes its seconds where Dify does not answer.
+            await asyncio.gather(*(self._stop_run_of(client, marker) for marker in self.markers))
         self.log.warning("A run of this task that is still queued in Dify cannot be stopped, and will run.")
 
     async def _stop_run_of(self, client: LoopClient, marker: str) -> None:
@@ -363,7 +286,7 @@ class DifyFindRunTrigger(_RunTrigger):
             await stop_run(client, run_id, None, marker, self.log)
 
 
-class DifyAwaitServerTrigger(_DifyTrigger):
+class DifyAwaitServerTrigger(OneEventTrigger):
     """Wait for a server that is away, as during an upgrade, and fire when it answers or when there is no time left.
 
     :param dify_conn_id: The Airflow connection; read in the triggerer, never serialised.
@@ -379,19 +302,18 @@ class DifyAwaitServerTrigger(_DifyTrigger):
         not_before: float | None = None,
         resume: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__(dify_conn_id, False, not_before, resume)
+        super().__init__(not_before=not_before, resume=resume)
+        self.dify_conn_id = dify_conn_id
         self.end_time = end_time
 
-    async def _report(self, client: PolledClient) -> DueReport:
+    async def _event(self) -> dict[str, Any]:
         deadline = Deadline(self.end_time)
-        await client.follow(wait_for_server(deadline, time.time, random.random), self.log.info, deadline)
-        return DueReport()
-
-    async def _stop(self, client: LoopClient) -> None:
-        """Stop nothing: nothing was submitted."""
+        async with PolledClient(self.dify_conn_id) as client:
+            await client.follow(wait_for_server(deadline, time.time, random.random), self.log.info, deadline)
+        return {"status": DUE}
 
 
-class DifySubmitLaterTrigger(BaseTrigger):
+class DifySubmitLaterTrigger(OneEventTrigger):
     """Let time pass before a rate-limited submission is tried again, without a worker slot.
 
     :param moment: Unix seconds at which to fire.
@@ -400,19 +322,9 @@ class DifySubmitLaterTrigger(BaseTrigger):
     """
 
     def __init__(self, moment: float, not_before: float | None = None, resume: dict[str, Any] | None = None) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__(not_before=not_before, resume=resume)
         self.moment = moment
-        self.not_before = not_before
-        self.resume = resume
 
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and the arguments."""
-        arguments = {"moment": self.moment, "not_before": self.not_before, "resume": self.resume}
-        return f"{_MODULE}.DifySubmitLaterTrigger", arguments
-
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Sleep until the moment has come."""
-        now = time.time()
-        hold = 0.0 if self.trigger_id is None else left_to_hold(self.not_before, now)
-        await asyncio.sleep(max(self.moment - now, hold, 0.0))
-        yield TriggerEvent({**DueReport().event(), RESUME: self.resume or {}})  # type: ignore[no-untyped-call]
+    async def _event(self) -> dict[str, Any]:
+        await asyncio.sleep(max(self.moment - time.time(), 0.0))
+        return {"status": DUE}

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_dify.exceptions import DifyError
-from airflow_provider_dify.runtime.audit_log import AuditLog
-from airflow_provider_dify.runtime.record import STORE_KEY, SubmissionRecords, task_try
+from airflow_provider_dify.runtime.record import STORE_KEY, AuditLog, SubmissionRecords, task_try
 from tests.hooks.support import Start
 from tests.integration.airflow_dags import example, initialize_database, is_airflow_2, run
 

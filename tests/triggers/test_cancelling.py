@@ -18,7 +18,7 @@ from airflow_provider_dify.hooks.dify import DifyHook
 from airflow_provider_dify.runtime import connections
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
-from airflow_provider_dify.triggers import workflow
+from airflow_provider_dify.triggers import base
 from airflow_provider_dify.triggers.workflow import DifyFindRunTrigger, DifyWorkflowRunTrigger
 from tests.faults.tries import connect
 from tests.hooks.support import RUN, RawRequest, RawServer, http, sse_head
@@ -77,7 +77,7 @@ def test_a_cancel_keeps_its_message_while_the_connection_is_read(
         return await task
 
     monkeypatch.setattr(connections, "read_connection", slowly)
-    monkeypatch.setattr(workflow, "CALLS_ON_KILL", True)
+    monkeypatch.setattr(base, "CALLS_ON_KILL", True)
     assert asyncio.run(cancelled()) == (BY_A_PERSON,)
 
 
@@ -103,7 +103,7 @@ def cancel_again_and_again(deed: Callable[[], Any]) -> None:
 def test_on_kill_is_not_ended_by_the_cancels_that_follow(
     server: DifyServer, trigger: DifyWorkflowRunTrigger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workflow, "ended_by_person", yes)
+    monkeypatch.setattr(base, "ended_by_person", yes)
     server.inject(Fault("stop", "stall", seconds=0.5))
     cancel_again_and_again(trigger.on_kill)
     assert [request.path for request in server.requests if request.path.endswith("/stop")] != []
@@ -116,8 +116,8 @@ def test_on_kill_is_not_ended_by_the_cancels_that_follow(
 def test_a_stop_that_hangs_is_given_up(
     server: DifyServer, trigger: DifyWorkflowRunTrigger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workflow, "ended_by_person", yes)
-    monkeypatch.setattr(workflow, "ON_KILL_SECONDS", 1.0)
+    monkeypatch.setattr(base, "ended_by_person", yes)
+    monkeypatch.setattr(base, "ON_KILL_SECONDS", 1.0)
     server.inject(Fault("stop", "hang", times=None))
     began = time.monotonic()
     cancel_again_and_again(trigger.on_kill)
@@ -128,8 +128,8 @@ def test_a_stop_that_hangs_is_given_up(
 def test_a_healthy_trigger_that_is_cancelled_stops_nothing(
     server: DifyServer, trigger: DifyWorkflowRunTrigger, monkeypatch: pytest.MonkeyPatch, calls_on_kill: bool
 ) -> None:
-    monkeypatch.setattr(workflow, "ended_by_person", no)
-    monkeypatch.setattr(workflow, "CALLS_ON_KILL", calls_on_kill)
+    monkeypatch.setattr(base, "ended_by_person", no)
+    monkeypatch.setattr(base, "CALLS_ON_KILL", calls_on_kill)
     cancel_again_and_again(lambda: fire(trigger))
     if calls_on_kill:
         asyncio.run(trigger.on_kill())
@@ -139,7 +139,7 @@ def test_a_healthy_trigger_that_is_cancelled_stops_nothing(
 
 def test_the_search_for_a_run_stops_what_it_finds(server: DifyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     DifyHook().create_workflow_run({"seconds": 600}, user="marker")
-    monkeypatch.setattr(workflow, "ended_by_person", yes)
+    monkeypatch.setattr(base, "ended_by_person", yes)
     found = DifyFindRunTrigger(["marker"], "dify_default", time.time() + 600, time.time(), cancel_on_kill=True)
     cancel_again_and_again(found.on_kill)
     assert [request.path for request in server.requests if request.path.endswith("/workflows/logs")] != []

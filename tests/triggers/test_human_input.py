@@ -12,7 +12,7 @@ from airflow_provider_dify.hooks.dify import DifyHook
 from airflow_provider_dify.runtime.required_actions import Response
 from airflow_provider_dify.testing.server import DifyServer
 from airflow_provider_dify.testing.workflows import HumanInput, Step, Workflow
-from airflow_provider_dify.triggers import human_input
+from airflow_provider_dify.triggers import base, human_input
 from airflow_provider_dify.triggers.human_input import DifyHumanInputTrigger
 from tests.faults.tries import connect
 
@@ -68,7 +68,7 @@ def test_an_answered_run_is_stopped_only_while_it_goes_on(
     async def state_of(_: object) -> str:
         return state
 
-    monkeypatch.setattr(human_input, "ended_by_person", yes)
+    monkeypatch.setattr(base, "ended_by_person", yes)
     monkeypatch.setattr(human_input, "state_of", state_of)
     monkeypatch.setattr(human_input, "read_action", lambda ti_id: Response(["Approve"], {}, "Ada"))
     monkeypatch.setattr(human_input, "close_action", lambda ti_id, why: False)
