@@ -12,7 +12,7 @@ import html
 import json
 import re
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from urllib.parse import quote, quote_plus
 
 MASK = "***"
@@ -20,21 +20,25 @@ SHORTEST = 4
 """Characters from which on a text is a secret: to hide each ``1`` would only spoil what is reported."""
 
 _MASK_BYTES = MASK.encode()
-# One printable ASCII character as JSON, a URL or a page of HTML may write it, in bytes.
+# Each looks at a run of backslashes once, from its start: a body may consist of them.
+_BEFORE_SIGN = re.compile(rb"(?<!\\)\\+(?=[\"'/])")
+# One printable ASCII character as JSON, a URL or a page of HTML may write it, in bytes; but for the above.
 _ESCAPED = re.compile(
-    rb"\\+u00([2-7][0-9a-f])|\\+x([2-7][0-9a-f])|%(?:25)*([2-7][0-9a-f])|&#x0{0,4}([2-7][0-9a-f]);|&#0{0,4}([0-9]{2,3});"
-    rb"|\\+([\"'/])|&(amp|lt|gt|quot|apos);",
+    rb"(?<!\\)\\+(?:u00|x)([2-7][0-9a-f])|%(?:25)*([2-7][0-9a-f])|&#x0{0,4}([2-7][0-9a-f]);|&#0{0,4}([0-9]{2,3});"
+    rb"|&(amp|lt|gt|quot|apos);",
     re.IGNORECASE,
 )
 _ENTITIES = {b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'"}
 _NAMED = {character: name for name, character in _ENTITIES.items()}
-_ESCAPE_SIGNS = (b"\\", b"%", b"&")
 # Longer texts would take seconds.
 _ESCAPED_UP_TO = 64 * 1024
 # All characters of a secret in the same way.
 _STYLES = ("\\u{:04x}", "\\\\u{:04x}", "\\x{:02x}", "%{:02x}", "&#{};", "&#x{:x};")
 # Bytes that one character takes in the longest of these ways, with some backslashes to spare.
 _ESCAPED_BYTES = 16
+
+# Forms in lower case, by the sign without which none of them is in a text.
+_Literals = tuple[tuple[bytes, list[bytes]], ...]
 
 
 class Redactor:
@@ -48,17 +52,31 @@ class Redactor:
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
-        whole = sorted({each for each in secrets if len(each) >= SHORTEST}, key=lambda each: (-len(each), each))
-        forms = {form for each in whole for form in _forms_of(each)}
-        ordered = sorted(forms, key=lambda form: (-len(form), form))
-        self.longest = max([*map(len, ordered), *(_ESCAPED_BYTES * len(each.encode()) for each in whole)], default=0)
+        ordered = sorted({each for each in secrets if len(each) >= SHORTEST})
+        self._secrets = sorted(ordered, key=len, reverse=True)
+        found: set[bytes] = set()
+        self.longest = 0
+        for secret in self._secrets:
+            found |= _forms_of(secret)
+            self.longest = max(self.longest, _ESCAPED_BYTES * len(secret.encode()))
+        self._forms = sorted(sorted(found), key=len, reverse=True)
         # Most answers have none of the signs, and so none of the forms that are escaped throughout.
-        literals: dict[bytes, list[bytes]] = {sign: [] for sign in (b"", *_ESCAPE_SIGNS)}
-        for form in ordered:
-            literals[_sign_in(form)].append(form.lower())
-        self._literals = tuple(literals.items())
-        self._pattern = re.compile(b"|".join(map(re.escape, ordered)) or rb"(?!)", re.IGNORECASE)
-        self._escaped = re.compile(b"|".join(_escaped(each.encode()) for each in whole) or rb"(?!)", re.IGNORECASE)
+        self._literals: _Literals = ((b"\\", []), (b"%", []), (b"&", []), (b"", []))
+        for form in self._forms:
+            self.longest = max(self.longest, len(form))
+            for sign, literals in self._literals:
+                if sign in form:
+                    literals.append(form.lower())
+                    break
+
+    # Compiled at the first secret that is echoed: nearly no server does.
+    @cached_property
+    def _pattern(self) -> re.Pattern[bytes]:
+        return re.compile(b"|".join(map(re.escape, self._forms)), re.IGNORECASE)
+
+    @cached_property
+    def _escaped(self) -> re.Pattern[bytes]:
+        return re.compile(b"|".join(map(_escaped, self._secrets)), re.IGNORECASE)
 
     def bytes(self, data: bytes) -> bytes:
         """Return bytes without the secrets."""
@@ -67,9 +85,10 @@ class Redactor:
         if _any_in(data.lower(), self._literals):
             data = self._pattern.sub(_MASK_BYTES, data)
         # Escapes of single characters are searched for only where there are some that hide a secret.
-        may_hide = len(data) <= _ESCAPED_UP_TO and bool(_sign_in(data))
-        if may_hide and _any_in(_ESCAPED.sub(_unescaped, data).lower(), self._literals):
-            data = self._escaped.sub(_MASK_BYTES, data)
+        if len(data) <= _ESCAPED_UP_TO and (b"\\" in data or b"%" in data or b"&" in data):
+            plain = _ESCAPED.sub(_unescaped, _BEFORE_SIGN.sub(b"", data))
+            if _any_in(plain.lower(), self._literals):
+                data = self._escaped.sub(_MASK_BYTES, data)
         return data
 
     def text(self, text: str) -> str:
@@ -98,15 +117,7 @@ def basic_login(user: str, password: str) -> str:
     return base64.b64encode(f"{user}:{password}".encode()).decode("ascii")
 
 
-def _sign_in(data: bytes) -> bytes:
-    """Return the first sign of an escape that is in the bytes; none where there is no sign."""
-    for sign in _ESCAPE_SIGNS:
-        if sign in data:
-            return sign
-    return b""
-
-
-def _any_in(folded: bytes, literals: tuple[tuple[bytes, list[bytes]], ...]) -> bool:
+def _any_in(folded: bytes, literals: _Literals) -> bool:
     # Plain loops: every answer is searched, and a generator costs more than the search.
     for sign, forms in literals:
         if sign in folded:
@@ -121,7 +132,8 @@ def _forms_of(secret: str) -> set[bytes]:
     raw = secret.encode()
     forms = {raw, quote(secret, safe="").encode(), quote_plus(secret).encode(), html.escape(secret).encode()}
     forms |= {json.dumps(secret)[1:-1].encode(), secret.replace("/", "\\/").encode()}
-    forms |= {"".join(style.format(each) for each in raw).encode() for style in _STYLES}
+    for style in _STYLES:
+        forms.add("".join(map(style.format, raw)).encode())
     if len(raw) >= 2 * SHORTEST:
         forms.add(raw.hex().encode())
         forms |= _within_base64(raw)
@@ -136,13 +148,14 @@ def _within_base64(raw: bytes) -> set[bytes]:
         encoded = base64.b64encode(b"\0" * before + raw)
         first, last = (0, 2, 3)[before], (len(raw) + before) * 8 // 6
         core = encoded[first:last]
-        found |= {core, core.replace(b"+", b"-").replace(b"/", b"_")}
-    return {core for core in found if len(core) >= 2 * SHORTEST}
+        if len(core) >= 2 * SHORTEST:
+            found |= {core, core.replace(b"+", b"-").replace(b"/", b"_")}
+    return found
 
 
-def _escaped(raw: bytes) -> bytes:
+def _escaped(secret: str) -> bytes:
     """Return a pattern for a secret of which any character may be escaped."""
-    return b"".join(map(_escaped_character, raw))
+    return b"".join(map(_escaped_character, secret.encode()))
 
 
 @lru_cache(maxsize=256)
@@ -163,9 +176,7 @@ def _escaped_character(code: int) -> bytes:
 
 
 def _unescaped(match: re.Match[bytes]) -> bytes:
-    *digits, number, sign, name = match.groups()
-    if sign is not None:
-        return sign
+    *digits, number, name = match.groups()
     if name is not None:
         return _ENTITIES[name.lower()]
     code = int(number) if number is not None else int(next(each for each in digits if each is not None), 16)
