@@ -17,7 +17,7 @@ from airflow_provider_dify.api.input_form import InputForm
 from airflow_provider_dify.api.runs import AppInfo, LogPage, StartedRun, UploadedFile, WorkflowRun
 from airflow_provider_dify.api.tracing import Trace
 from airflow_provider_dify.api.upload_names import check_mime_type, check_name
-from airflow_provider_dify.api.values import MAX_ID_CHARS, decode_json, is_id, shape_of
+from airflow_provider_dify.api.values import MAX_ID_CHARS, decode_json, id_or_none, shape_of
 from airflow_provider_dify.exceptions import (
     DifyInvalidInputError,
 )
@@ -209,7 +209,7 @@ def check_id(value: Any, field_name: str) -> str:
     """
     text = (plain_text(value) or "").strip()
     if text:
-        if not is_id(text):
+        if id_or_none(text) is None:
             raise DifyInvalidInputError(
                 f"{field_name} must be at most {MAX_ID_CHARS} printable characters, and neither . nor .., got "
                 f"{shape_of(value)}. Nothing was sent.",

@@ -39,7 +39,8 @@ def excerpt(body: bytes | str, limit: int = EXCERPT_CHARS) -> str:
     """
     text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
     text = " ".join(text[: 4 * limit].split())
-    text = "".join(char if char.isprintable() else "\ufffd" for char in text)
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else "\ufffd" for char in text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -71,18 +72,14 @@ def text_or_none(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def is_id(value: str) -> bool:
-    """Tell whether a text can be an id: printable, of at most 255 characters, and no step to another folder of a path.
+def id_or_none(value: Any) -> str | None:
+    """Return an id: printable, of at most 255 characters, and no step to another folder of a path; None for all else.
 
     An id goes into URLs, log lines and XCom. What breaks a line there, cannot be encoded, or leads to another route of
     the API (``..``) is none, whoever says it.
     """
-    return 0 < len(value) <= MAX_ID_CHARS and value.isprintable() and value not in (".", "..")
-
-
-def id_or_none(value: Any) -> str | None:
-    """Return an id as a server tells it, or None for anything else."""
-    return value if isinstance(value, str) and is_id(value) else None
+    is_id = isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARS and value.isprintable()
+    return value if is_id and value not in (".", "..") else None
 
 
 def number_or_none(value: Any) -> float | None:
@@ -98,7 +95,7 @@ def number_or_none(value: Any) -> float | None:
 
 def int_or_none(value: Any) -> int | None:
     """Return a whole number, also out of a numeric string, or None for anything else."""
-    if type(value) is int:
+    if value is None or type(value) is int:
         return value
     number = number_or_none(value)
     return None if number is None else int(number)
