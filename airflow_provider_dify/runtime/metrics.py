@@ -6,6 +6,7 @@ import logging
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_dify.api.runs import RunStatus
@@ -128,27 +129,19 @@ class Metrics:
 
     def _send(self, metric: Metric, amount: int | timedelta, tags: dict[str, str]) -> None:
         try:
-            stats = self._backend()
-            if stats is None:
+            if self._is_on is None:
+                from airflow.providers.common.compat.sdk import conf
+
+                self._is_on = False
+                self._is_on = any(map(partial(conf.getboolean, "metrics", fallback=False), _SWITCHES))
+            if self._is_on and self._stats is None:
+                self._stats = stats_backend(in_triggerer=self._in_triggerer)
+            if self._stats is None:
                 return
             tags = {"conn_id": _NOT_OF_A_TAG.sub("_", self._conn_id)[:_TAG_LENGTH], **tags}
             if metric.kind == TIMER:
-                stats.timing(metric.name, amount, tags=tags)
+                self._stats.timing(metric.name, amount, tags=tags)
             else:
-                stats.incr(metric.name, amount, tags=tags)
+                self._stats.incr(metric.name, amount, tags=tags)
         except Exception as error:
             log.debug("The metric %s could not be sent: %r", metric.name, error)
-
-    def _backend(self) -> Any:
-        if self._is_on is None:
-            self._is_on = False
-            self._is_on = _metrics_are_on()
-        if self._is_on and self._stats is None:
-            self._stats = stats_backend(in_triggerer=self._in_triggerer)
-        return self._stats
-
-
-def _metrics_are_on() -> bool:
-    from airflow.providers.common.compat.sdk import conf
-
-    return any(conf.getboolean("metrics", switch, fallback=False) for switch in _SWITCHES)
