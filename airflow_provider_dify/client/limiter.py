@@ -53,8 +53,9 @@ class Limiter:
         turn: asyncio.Future[DifyError | None] = loop.create_future()
         (self._urgent if urgent else self._queue).append(turn)
         self._admit()
-        alarms, left = [], caller_left()
+        alarms = []
         if not turn.done():
+            left = caller_left()
             if left is not None:
                 alarms = [
                     loop.call_later(max(left, 0.0), self._hurry, turn),
