@@ -68,30 +68,26 @@ class EventDecoder:
 
         :raises DifyResponseError: A data block is no JSON object with a name, or an event is too large.
         """
-        for piece in chunk.splitlines(keepends=True) if chunk else ():
-            yield from self._take(piece)
-
-    def _take(self, piece: bytes) -> Iterator[Event]:
         # bytes.splitlines cuts at CR, LF and CRLF only, which are just the line ends of the protocol.
-        if self._after_cr:
-            self._after_cr = False
-            if piece == b"\n":
-                return
-        body = piece.rstrip(b"\r\n")
-        self._line += body
-        if len(self._line) + self._data_bytes > self._max:
-            raise DifyResponseError(
-                f"An event of the stream is larger than {self._max:,} bytes and was given up. "
-                "The run itself goes on: read its outputs with GET run."
-            )
-        if len(body) == len(piece):
-            return
-        self._after_cr = piece.endswith(b"\r")
-        line = bytes(self._line)
-        self._line.clear()
-        event = self._end_line(line)
-        if event is not None:
-            yield event
+        for piece in chunk.splitlines(keepends=True):
+            was_cr, self._after_cr = self._after_cr, False
+            if was_cr and piece == b"\n":
+                continue
+            body = piece.rstrip(b"\r\n")
+            self._line += body
+            if len(self._line) + self._data_bytes > self._max:
+                raise DifyResponseError(
+                    f"An event of the stream is larger than {self._max:,} bytes and was given up. "
+                    "The run itself goes on: read its outputs with GET run."
+                )
+            if len(body) == len(piece):
+                continue
+            self._after_cr = piece.endswith(b"\r")
+            line = bytes(self._line)
+            self._line.clear()
+            event = self._end_line(line)
+            if event is not None:
+                yield event
 
     def close(self) -> Iterator[Event]:
         """Yield the event whose closing empty line got lost with the end of the stream, if it is whole."""
