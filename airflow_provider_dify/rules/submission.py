@@ -246,8 +246,11 @@ class SubmissionReader:
         named = self._naming.named
         if self._started is not None or named is None or named.workflow_run_id is None:
             return
-        starts = (kept for kept in certain if kept.event == WORKFLOW_STARTED)
-        inputs = next((object_or_none(start.data.get("inputs")) for start in starts), None)
+        inputs = None
+        for kept in certain:
+            if kept.event == WORKFLOW_STARTED:
+                inputs = object_or_none(kept.data.get("inputs"))
+                break
         self._started = StartedRun(
             workflow_run_id=named.workflow_run_id,
             task_id=named.task_id,
