@@ -1,15 +1,16 @@
-"""Every operation as a value: what to ask, and how to read the answer. Both API contracts."""
+"""Every operation as a value: what to ask, and how to read the answer. What both API contracts share."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, BinaryIO, Generic, Protocol, TypeVar
 from urllib.parse import urlencode
 
+from airflow_provider_dify.api import runs
 from airflow_provider_dify.api.checks import guarded, plain_text
 from airflow_provider_dify.api.errors import Answer, error_for_answer
 from airflow_provider_dify.api.human_input import HumanInputForm
@@ -18,9 +19,7 @@ from airflow_provider_dify.api.runs import AppInfo, LogPage, StartedRun, Uploade
 from airflow_provider_dify.api.tracing import Trace
 from airflow_provider_dify.api.upload_names import check_mime_type, check_name
 from airflow_provider_dify.api.values import MAX_ID_CHARS, decode_json, id_or_none, shape_of
-from airflow_provider_dify.exceptions import (
-    DifyInvalidInputError,
-)
+from airflow_provider_dify.exceptions import DifyInvalidInputError, DifyNotFoundError, DifyRunNotFoundError
 
 USER_MAX_CHARS = 255
 LOGS_MAX_LIMIT = 100
@@ -133,6 +132,66 @@ def read_json(answer: Answer, what: str) -> Any:
     if answer.is_html:
         raise error_for_answer(answer, what)
     return decode_json(answer.body, f"{what}: the answer")
+
+
+def submission(
+    path: str,
+    *,
+    inputs: Mapping[str, Any],
+    user: str,
+    response_mode: str,
+    files: list[dict[str, Any]] | None,
+    query: str | None = None,
+    trace_id: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Operation[StartedRun]:
+    """Return what starts a run, and reads the answer of a blocking one."""
+    body: dict[str, Any] = {"inputs": dict(inputs), "response_mode": response_mode, "user": user}
+    if files:
+        body["files"] = files
+    if query is not None:
+        body["query"] = query
+    if trace_id is not None:
+        body["trace_id"] = trace_id
+    call = Call(
+        "POST",
+        path,
+        "Starting the workflow run",
+        json=body,
+        repeatable=False,
+        streaming=response_mode == "streaming",
+        headers=headers or {},
+    )
+    return Operation(call, lambda answer: runs.parse_submitted(read_json(answer, call.what), answer.server_version))
+
+
+def run_poll(path: str, run_id: str) -> Operation[WorkflowRun]:
+    """Return what reads a run."""
+    call = Call("GET", path, f"Reading run {run_id}")
+
+    def parse(answer: Answer) -> WorkflowRun:
+        return replace(runs.parse_run(read_json(answer, call.what), run_id), server_version=answer.server_version)
+
+    return _RunPoll(call, parse)
+
+
+class _RunPoll(Operation[WorkflowRun]):
+    """A poll of a run, for which Dify's own 404 means: no such run."""
+
+    def read(self, answer: Answer) -> WorkflowRun:
+        """Turn an answer into a run, or raise ``DifyRunNotFoundError`` for one that is not shown."""
+        try:
+            return super().read(answer)
+        except DifyNotFoundError as error:
+            if answer.is_html:
+                raise
+            raise DifyRunNotFoundError(
+                error.problem,
+                advice=error.advice,
+                on_retry=error.on_retry,
+                status_code=error.status_code,
+                code=error.code,
+            ) from error
 
 
 class ApiContract(Protocol):

@@ -14,8 +14,17 @@ from airflow_provider_dify.api.human_input import HumanInputForm
 from airflow_provider_dify.api.human_input_operations import SinceHumanInput, form_path
 from airflow_provider_dify.api.input_form import InputForm
 from airflow_provider_dify.api.log_filters import LOGGED_STATUSES, filter_text, logged_status, moment_of
-from airflow_provider_dify.api.operations import LOGS_MAX_LIMIT, NO_TRACE, Call, Operation, Upload, check_id, read_json
-from airflow_provider_dify.api.run_operations import run_poll, submission
+from airflow_provider_dify.api.operations import (
+    LOGS_MAX_LIMIT,
+    NO_TRACE,
+    Call,
+    Operation,
+    Upload,
+    check_id,
+    read_json,
+    run_poll,
+    submission,
+)
 from airflow_provider_dify.api.runs import AppInfo, LogPage, StartedRun, UploadedFile, WorkflowRun
 from airflow_provider_dify.api.tracing import Trace
 from airflow_provider_dify.exceptions import (

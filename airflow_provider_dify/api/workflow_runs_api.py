@@ -8,8 +8,7 @@ from urllib.parse import quote
 
 from airflow_provider_dify.api.human_input import HumanInputForm
 from airflow_provider_dify.api.input_form import InputForm
-from airflow_provider_dify.api.operations import NO_TRACE, Operation, Upload, check_id
-from airflow_provider_dify.api.run_operations import run_poll, submission
+from airflow_provider_dify.api.operations import NO_TRACE, Operation, Upload, check_id, run_poll, submission
 from airflow_provider_dify.api.runs import AppInfo, LogPage, StartedRun, UploadedFile, WorkflowRun
 from airflow_provider_dify.api.tracing import Trace
 from airflow_provider_dify.exceptions import (
