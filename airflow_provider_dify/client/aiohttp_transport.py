@@ -5,35 +5,31 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from functools import partial
+from http import HTTPStatus
 from typing import TypeVar
 
 import aiohttp
 from tenacity import AsyncRetrying
 from yarl import URL
 
-from airflow_provider_dify.api.errors import Answer
+from airflow_provider_dify.api.errors import Answer, error_for_answer
 from airflow_provider_dify.api.operations import Call
 from airflow_provider_dify.api.redaction import StreamRedaction
-from airflow_provider_dify.client.deadlines import Limit, seconds_for
-from airflow_provider_dify.client.decoding import BodyDecoder
+from airflow_provider_dify.client.bodies import CHUNK_BYTES, Body, Size, body_of
+from airflow_provider_dify.client.deadlines import Limit, limited, within
 from airflow_provider_dify.client.exchange import (
-    answer_headers,
-    compressed,
+    Exchange,
     let_go,
-    own_limit,
+    patience,
     proxy_parts,
     request_headers,
     retry_rules,
     tls_context,
     transport_error,
-    whole_answer,
-    without_server_error,
-    without_text,
 )
-from airflow_provider_dify.client.request_body import CHUNK_BYTES, Body, body_of
-from airflow_provider_dify.client.shielded import limited, within
-from airflow_provider_dify.client.sizes import Size, check_bytes, check_containers
 from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.exceptions import DifyError
 
@@ -46,30 +42,10 @@ _TURN_BYTES = 8 * 1024
 T = TypeVar("T")
 
 
-class AsyncExchange:
-    """One answer whose head has come and whose body is read on demand; an async context manager that ends it."""
-
-    def __init__(
-        self,
-        connection: DifyConnection,
-        call: Call,
-        response: aiohttp.ClientResponse,
-        limit: Limit,
-        size: Size,
-        own_session: aiohttp.ClientSession | None = None,
-    ) -> None:
-        self._own_session = own_session
-        self._limit = limit
-        self._size = size
-        self._connection = connection
-        self._call = call
-        self._response = response
-        self.head = Answer(response.status, answer_headers(connection, response.headers))
-        self._decoder = BodyDecoder(self.head.headers)
-
-    async def __aenter__(self) -> AsyncExchange:
-        """Return itself."""
-        return self
+class AsyncExchange(
+    Exchange[aiohttp.ClientResponse, aiohttp.ClientSession], AbstractAsyncContextManager["AsyncExchange"]
+):
+    """An exchange of the triggerer; an async context manager that ends it."""
 
     async def __aexit__(self, *exc_info: object) -> None:
         """Close the connection, or give it back to the pool where the body was read to its end."""
@@ -83,15 +59,17 @@ class AsyncExchange:
         :raises DifyResponseError: The body is compressed in a way that is not read.
         """
         decoder = self._decoder
-        if decoder.refused:
-            raise compressed(self._connection, self._call, self.head.status, decoder.refused)
+        if self._refused:
+            raise self._compressed()
+        if decoder is None:
+            return await self._response.content.readany()
         while True:
             if decoder.is_hungry:
                 chunk = await self._response.content.readany()
                 if not chunk:
                     return b""
                 decoder.feed(chunk)
-            elif decoder.is_compressed:
+            else:
                 # Others have their turn between two pieces, before this one is taken: a cancel loses nothing.
                 await asyncio.sleep(0)
             if piece := decoder.take():
@@ -103,8 +81,8 @@ class AsyncExchange:
         :raises DifyTransportError: The connection broke or fell silent, or the exchange took too long.
         :raises DifyResponseError: The body is larger than allowed, or compressed in a way that is not read.
         """
-        if self._decoder.refused and not self.head.ok:
-            return without_text(self.head, self._decoder.refused)
+        if self._refused and not self.head.ok:
+            return self._without_text()
         failure: DifyError | None = None
         try:
             body = await limited(self._read(), self._limit.left())
@@ -115,18 +93,22 @@ class AsyncExchange:
         # Raised outside: aiohttp's own errors carry the request's headers, and the proxy's password.
         if failure:
             raise failure
-        if len(body) <= _AT_ONCE_BYTES:
-            return whole_answer(self._connection, self.head, body)
-        return await asyncio.to_thread(whole_answer, self._connection, self.head, body)
+        redactor = self._connection.data_redactor
+        at_once = len(body) <= _AT_ONCE_BYTES
+        return replace(
+            self.head, body=redactor.bytes(body) if at_once else await asyncio.to_thread(redactor.bytes, body)
+        )
 
     async def _read(self) -> bytes:
         body = bytearray()
         while chunk := await self._next():
             body += chunk
-            check_bytes(self._size, len(body), self._connection, self._call, self.head.status)
-        whole = bytes(body)
-        check_containers(self._size, whole, self._connection, self._call, self.head.status)
-        return whole
+            if len(body) > self._size.most_bytes:
+                raise self._too_many_bytes()
+        most = self._size.most_containers
+        if most is not None and body.count(b"[") + body.count(b"{") > most:
+            raise self._too_large(f"{most:,} objects and lists.")
+        return bytes(body)
 
     async def chunks(self, until: float) -> AsyncIterator[bytes]:
         """Yield the body as it arrives, without a secret of the connection in it.
@@ -170,12 +152,13 @@ class AsyncTransport:
         self._session: aiohttp.ClientSession | None = None
         self._session_lock = asyncio.Lock()
         self._tls: ssl.SSLContext | None = None
+        self._proxy, self._proxy_authorization = proxy_parts(connection)
 
     async def _pooled_session(self) -> aiohttp.ClientSession:
         async with self._session_lock:
             if self._session is None:
                 # Reading certificates is file access, which the event loop must not wait for.
-                self._tls = await asyncio.to_thread(tls_context, self._connection)
+                self._tls = await asyncio.to_thread(tls_context, self._connection, self._connection.ca_bundle())
                 self._session = self._new_session()
         return self._session
 
@@ -207,12 +190,13 @@ class AsyncTransport:
         :raises DifyTransportError: No complete answer came.
         :raises DifyServerError: A 5xx came.
         """
-
-        async def attempt() -> Answer:
-            async with await self._open(call, timeout) as exchange:
-                return without_server_error(await exchange.read(), call)
-
-        return await _retried(call, attempt) if retry else await attempt()
+        if retry:
+            return await _retried(call, partial(self.send, call, timeout=timeout, retry=False))
+        async with await self.open(call, timeout=timeout, retry=False) as exchange:
+            answer = await exchange.read()
+        if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise error_for_answer(answer, call.what)
+        return answer
 
     async def open(
         self,
@@ -229,46 +213,43 @@ class AsyncTransport:
         :param before_send: Called once a connection stands, before the body of the request leaves; in a thread.
         :raises DifyTransportError: No head came, after the retries that are safe.
         """
-        if not retry:
-            return await self._open(call, timeout, before_send)
-        return await _retried(call, partial(self._open, call, timeout, before_send))
-
-    async def _open(
-        self, call: Call, timeout: float | None, before_send: Callable[[], None] | None = None
-    ) -> AsyncExchange:
+        if retry:
+            again = partial(self.open, call, timeout=timeout, retry=False, before_send=before_send)
+            return await _retried(call, again)
         connection = self._connection
         session = await self._pooled_session()
         # A pooled connection may be closing at this very moment, and a submission cannot be sent again.
         own_session = None if call.repeatable else self._new_session()
         session = own_session or session
-        proxy, authorization = proxy_parts(connection)
-        tunnel = connection.base_url.startswith("https:")
+        authorization, tunnel = self._proxy_authorization, connection.base_url.startswith("https:")
         failure: DifyError | None = None
-        limit = Limit(seconds_for(own_limit(connection, timeout)), asyncio.get_running_loop().time)
-        body = body_of(call, before_send, _in_loop(limit.renew))
+        connect, read, whole = patience(connection, timeout)
+        loop = asyncio.get_running_loop()
+        limit = Limit(whole, loop.time)
+        # A file is read in a thread.
+        body = body_of(call, before_send, partial(loop.call_soon_threadsafe, limit.renew))
         headers = request_headers(connection, call, body.content_type if body else None)
         if body is not None:
             headers["Content-Length"] = str(len(body))
         if authorization and not tunnel:
             headers["Proxy-Authorization"] = authorization
-        connect = connection.connect_timeout if timeout is None else min(timeout, connection.connect_timeout)
         try:
             request = session.request(
                 call.method,
                 URL(connection.base_url + call.target, encoded=True),
                 data=_chunks_of(body) if body is not None else None,
                 headers=headers,
-                proxy=proxy,
+                proxy=self._proxy,
                 proxy_headers={"Proxy-Authorization": authorization} if authorization and tunnel else None,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(
                     total=None,
                     connect=connect,
                     sock_connect=connect,
-                    sock_read=connection.read_timeout if timeout is None else timeout,
+                    sock_read=read,
                 ),
             )
-            response = await within(_response_of(request), limit, aiohttp.ClientResponse.close)
+            response = await within(request, limit, aiohttp.ClientResponse.close)
         except _FAILURES as error:
             sent = body is None or body.begun
             failure = transport_error(connection, call, error, sent=sent)
@@ -278,7 +259,9 @@ class AsyncTransport:
             if own_session is not None:
                 await own_session.close()
             raise failure
-        return AsyncExchange(connection, call, response, limit, self._size, own_session)
+        return AsyncExchange(
+            connection, call, response, (response.status, response.headers), limit, own_session, self._size
+        )
 
 
 async def _retried(call: Call, attempt: Callable[[], Awaitable[T]]) -> T:
@@ -288,20 +271,6 @@ async def _retried(call: Call, attempt: Callable[[], Awaitable[T]]) -> T:
         return await retrying(attempt)
     finally:
         let_go(retrying)
-
-
-async def _response_of(request: Awaitable[aiohttp.ClientResponse]) -> aiohttp.ClientResponse:
-    return await request
-
-
-def _in_loop(renew: Callable[[], None]) -> Callable[[], None]:
-    """Return what renews a limit of the event loop out of the thread that reads a file."""
-    loop = asyncio.get_running_loop()
-
-    def renew_there() -> None:
-        loop.call_soon_threadsafe(renew)
-
-    return renew_there
 
 
 async def _chunks_of(body: Body) -> AsyncIterator[bytes]:

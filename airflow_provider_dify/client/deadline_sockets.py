@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -25,85 +25,53 @@ from airflow_provider_dify.client.deadlines import Limit
 
 T = TypeVar("T")
 
-_limit: ContextVar[Limit | None] = ContextVar("dify_socket_limit", default=None)
+socket_limit: ContextVar[Limit | None] = ContextVar("dify_socket_limit", default=None)
+"""The limit by which the socket operations of this thread end."""
 
 
-@contextmanager
-def within(limit: Limit | None) -> Iterator[None]:
-    """Let the socket operations of this thread in the block end by a limit."""
-    before = _limit.set(limit)
-    try:
-        yield
-    finally:
-        _limit.reset(before)
+def _limited(operation: Callable[..., T]) -> Callable[..., T]:
+    """Return a socket's operation that has what is left of the limit, where that is less than the socket's time-out."""
 
-
-class _Limited:
-    """Grants a socket's operation what is left of the limit, where that is less than the socket's own time-out."""
-
-    gettimeout: Callable[[], float | None]
-    settimeout: Callable[[float | None], None]
-
-    def _within_limit(self, operation: Callable[..., T], *args: Any) -> T:
-        limit = _limit.get()
+    def within_limit(sock: socket.socket, *args: Any) -> T:
+        limit = socket_limit.get()
         if limit is None:
-            return operation(*args)
-        own, left = self.gettimeout(), limit.left()
+            return operation(sock, *args)
+        own, left = sock.gettimeout(), limit.at - time.monotonic()
         if left <= 0:
             raise TimeoutError("timed out")
         if own is not None and own <= left:
-            return operation(*args)
-        self.settimeout(left)
+            return operation(sock, *args)
+        sock.settimeout(left)
         try:
-            return operation(*args)
+            return operation(sock, *args)
         finally:
-            self.settimeout(own)
+            sock.settimeout(own)
+
+    return within_limit
 
 
-class LimitedSocket(_Limited, socket.socket):
+class LimitedSocket(socket.socket):
     """A plain socket under the limit."""
 
-    def connect(self, address: Any) -> None:
-        """Connect."""
-        self._within_limit(super().connect, address)
-
-    def recv(self, *args: Any) -> bytes:
-        """Receive bytes."""
-        return self._within_limit(super().recv, *args)
-
-    def recv_into(self, *args: Any) -> int:
-        """Receive bytes into a buffer."""
-        return self._within_limit(super().recv_into, *args)
-
-    def send(self, *args: Any) -> int:
-        """Send bytes."""
-        return self._within_limit(super().send, *args)
-
-    def sendall(self, *args: Any) -> None:
-        """Send all bytes."""
-        self._within_limit(super().sendall, *args)
+    connect = _limited(socket.socket.connect)
+    recv = _limited(socket.socket.recv)
+    recv_into = _limited(socket.socket.recv_into)
+    send = _limited(socket.socket.send)
+    sendall = _limited(socket.socket.sendall)
 
 
-class LimitedSSLSocket(_Limited, ssl.SSLSocket):
+class LimitedSSLSocket(ssl.SSLSocket):
     """A socket with TLS under the limit; what it receives and sends goes through ``read`` and ``send``."""
 
-    def do_handshake(self, block: bool = False) -> None:
-        """Shake hands."""
-        self._within_limit(super().do_handshake, block)
-
-    def read(self, *args: Any) -> Any:
-        """Read bytes."""
-        return self._within_limit(super().read, *args)
-
-    def send(self, *args: Any) -> int:
-        """Send bytes."""
-        return self._within_limit(super().send, *args)
+    do_handshake = _limited(ssl.SSLSocket.do_handshake)
+    read = _limited(ssl.SSLSocket.read)
+    send = _limited(ssl.SSLSocket.send)
 
 
 def _connected(connection: HTTPConnection) -> socket.socket:
     """Connect to the first of a host's addresses that answers; the time-out is that of all of them together."""
     seconds = connection.timeout if isinstance(connection.timeout, (int, float)) else None
-    patience = None if seconds is None else Limit(seconds)
+    until = None if seconds is None else time.monotonic() + seconds
     failure: OSError = OSError("the name has no address")
     try:
         found = socket.getaddrinfo(
@@ -116,12 +84,12 @@ def _connected(connection: HTTPConnection) -> socket.socket:
         try:
             for option in connection.socket_options or ():
                 sock.setsockopt(*option)
-            sock.settimeout(None if patience is None else max(patience.left(), 0.001))
+            sock.settimeout(None if until is None else max(until - time.monotonic(), 0.001))
             sock.connect(address)
         except OSError as error:
             sock.close()
             failure = error
-            if patience is not None and patience.left() <= 0:
+            if until is not None and until <= time.monotonic():
                 break
         else:
             sock.settimeout(seconds)
@@ -136,13 +104,11 @@ def _as_gaierror(error: Exception) -> socket.gaierror:
 
 
 class _Connection(HTTPConnection):
-    def _new_conn(self) -> socket.socket:
-        return _connected(self)
+    _new_conn = _connected
 
 
 class _TlsConnection(HTTPSConnection):
-    def _new_conn(self) -> socket.socket:
-        return _connected(self)
+    _new_conn = _connected
 
 
 class _Pool(urllib3.HTTPConnectionPool):

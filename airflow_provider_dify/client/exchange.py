@@ -1,4 +1,4 @@
-"""What both HTTP clients share: headers, TLS, errors and the retry of one call."""
+"""What both HTTP clients share: one answer, headers, TLS, errors and the retry of one call."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
-from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from tenacity import (
@@ -25,11 +24,12 @@ from tenacity import (
 )
 
 from airflow_provider_dify import __version__
-from airflow_provider_dify.api.errors import Answer, error_for_answer
+from airflow_provider_dify.api.errors import Answer
 from airflow_provider_dify.api.operations import Call
 from airflow_provider_dify.api.redaction import basic_login
 from airflow_provider_dify.api.values import excerpt
-from airflow_provider_dify.client.deadlines import caller_left, is_too_late
+from airflow_provider_dify.client.bodies import TOO_LARGE, BodyDecoder, Size
+from airflow_provider_dify.client.deadlines import Limit, caller_left, is_too_late, seconds_for
 from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.connection_fields import field_label
 from airflow_provider_dify.exceptions import (
@@ -62,11 +62,80 @@ _PROXY_ERRORS = frozenset({"ProxyError", "ClientProxyConnectionError", "ClientHt
 _CLOSED = frozenset({"IncompleteRead", "ServerDisconnectedError", "ClientPayloadError", "TransferEncodingError"})
 
 T = TypeVar("T")
+ResponseT = TypeVar("ResponseT")
+SessionT = TypeVar("SessionT")
 
 IDENTITY = "identity"
 """The Accept-Encoding of every request."""
 FILE_SECONDS = 3600.0
 """Seconds that the body of one file may take, however steadily it comes."""
+
+
+class Exchange(Generic[ResponseT, SessionT]):
+    """One answer whose head has come and whose body is read on demand.
+
+    :param connection: The connection, for messages and its secrets.
+    :param call: What was asked.
+    :param response: The HTTP client's answer.
+    :param head: Its status and headers.
+    :param limit: The moment by which it must have ended.
+    :param own_session: What is closed with it; None where the session is shared.
+    :param size: How large the answer may be.
+    """
+
+    def __init__(
+        self,
+        connection: DifyConnection,
+        call: Call,
+        response: ResponseT,
+        head: tuple[int, Mapping[str, str]],
+        limit: Limit,
+        own_session: SessionT | None,
+        size: Size,
+    ) -> None:
+        self._connection = connection
+        self._call = call
+        self._response = response
+        self._limit = limit
+        self._own_session = own_session
+        self._size = size
+        # What came in several lines is joined by commas.
+        headers: dict[str, str] = {}
+        for name, value in head[1].items():
+            name = name.lower()
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        self.head = Answer(head[0], connection.data_redactor.values(headers))
+        label = self.head.headers.get("content-encoding")
+        self._decoder = BodyDecoder(label) if label else None
+        self._refused = self._decoder.refused if self._decoder else None
+
+    def _compressed(self) -> DifyResponseError:
+        """Return the error for an answer in codings that are not read; see ``BodyDecoder``."""
+        return DifyResponseError(
+            f"{self._call.what}: the answer of {self._connection.base_url} (HTTP {self.head.status}) is compressed as "
+            f"{self._refused!r}, which was not requested and cannot be read.",
+            advice="A gateway in front of Dify is the likely cause: let it pass answers on unchanged, or use an "
+            "address behind it.",
+            status_code=self.head.status,
+        )
+
+    def _without_text(self) -> Answer:
+        """Return an answer that is an error with a note in place of its text, since its status says what matters."""
+        return replace(self.head, body=f"its text is compressed as {self._refused!r} and is not read".encode())
+
+    def _too_large(self, more_than: str) -> DifyResponseError:
+        """Return the error for an answer that is larger than whoever asked reads."""
+        return DifyResponseError(
+            f"{self._call.what}: the answer of {self._connection.base_url} (HTTP {self.head.status}) has more than "
+            f"{more_than}",
+            status_code=self.head.status,
+            code=TOO_LARGE,
+        )
+
+    def _too_many_bytes(self) -> DifyResponseError:
+        return self._too_large(
+            f"{self._size.most_bytes:,} bytes and was given up. Let the workflow return less, or a file."
+        )
 
 
 @cache
@@ -92,24 +161,10 @@ def request_headers(connection: DifyConnection, call: Call, content_type: str | 
     }
     if content_type:
         headers["Content-Type"] = content_type
-    own = joined(headers)
+    if not connection.headers:
+        return headers
+    own = {name.lower() for name in headers}
     return {name: value for name, value in connection.headers.items() if name.lower() not in own} | headers
-
-
-def compressed(connection: DifyConnection, call: Call, status: int, codings: str) -> DifyResponseError:
-    """Return the error for an answer in codings that are not read; see ``BodyDecoder``."""
-    return DifyResponseError(
-        f"{call.what}: the answer of {connection.base_url} (HTTP {status}) is compressed as {codings!r}, which was not "
-        "requested and cannot be read.",
-        advice="A gateway in front of Dify is the likely cause: let it pass answers on unchanged, or use an address "
-        "behind it.",
-        status_code=status,
-    )
-
-
-def without_text(head: Answer, codings: str) -> Answer:
-    """Return an answer that is an error with a note in place of its text, since its status says what matters."""
-    return replace(head, body=f"its text is compressed as {codings!r} and is not read".encode())
 
 
 def proxy_parts(connection: DifyConnection) -> tuple[str | None, str | None]:
@@ -124,31 +179,12 @@ def proxy_parts(connection: DifyConnection) -> tuple[str | None, str | None]:
     return urlunsplit(parts._replace(netloc=host)), f"Basic {basic_login(unquote(name), unquote(password))}"
 
 
-def joined(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return headers with their names in lower case; what came in several lines is joined by commas."""
-    found: dict[str, str] = {}
-    for name, value in headers.items():
-        name = name.lower()
-        found[name] = f"{found[name]}, {value}" if name in found else value
-    return found
-
-
-def answer_headers(connection: DifyConnection, headers: Mapping[str, str]) -> dict[str, str]:
-    """Return an answer's headers with their names in lower case, and without the connection's secrets."""
-    return connection.data_redactor.values(joined(headers))
-
-
-def whole_answer(connection: DifyConnection, head: Answer, body: bytes) -> Answer:
-    """Return an answer that was read to its end, without the connection's secrets."""
-    return replace(head, body=connection.data_redactor.bytes(body))
-
-
-def tls_context(connection: DifyConnection) -> ssl.SSLContext:
+def tls_context(connection: DifyConnection, bundle: bool | str) -> ssl.SSLContext:
     """Build the TLS settings of a connection.
 
+    :param bundle: Its CA bundle.
     :raises DifyConfigurationError: A CA bundle or client certificate cannot be loaded.
     """
-    bundle = connection.ca_bundle()
     field_name = "verify"
     try:
         if isinstance(bundle, str):
@@ -243,16 +279,6 @@ def _said_by(errors: list[BaseException]) -> str:
     return type(inner).__name__ if not text or " object at 0x" in text or "Pool(" in text else text
 
 
-def without_server_error(answer: Answer, call: Call) -> Answer:
-    """Return an answer that is not a 5xx.
-
-    :raises DifyServerError: It is one, which the retry rules then deal with.
-    """
-    if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        raise error_for_answer(answer, call.what)
-    return answer
-
-
 def may_repeat(call: Call, error: BaseException) -> bool:
     """Tell whether a call may be sent again after an error.
 
@@ -307,9 +333,12 @@ def retried(call: Call, attempt: Callable[[], T]) -> T:
         let_go(retrying)
 
 
-def own_limit(connection: DifyConnection, timeout: float | None) -> float:
-    """Return the seconds that an exchange may take by itself, from its start to the last byte of its answer.
+def patience(connection: DifyConnection, timeout: float | None) -> tuple[float, float, float]:
+    """Return the seconds to connect, those to wait for the next byte, and those for the whole exchange.
 
     :param timeout: The limit of the call; by default what the connection grants to connect and to read.
     """
-    return connection.connect_timeout + connection.read_timeout if timeout is None else timeout
+    connect, read = connection.connect_timeout, connection.read_timeout
+    if timeout is None:
+        return connect, read, seconds_for(connect + read)
+    return min(timeout, connect), timeout, seconds_for(timeout)

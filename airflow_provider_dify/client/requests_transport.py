@@ -5,38 +5,33 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
+from http import HTTPStatus
 
 import requests
 import urllib3
 
-from airflow_provider_dify.api.errors import Answer
+from airflow_provider_dify.api.errors import Answer, error_for_answer
 from airflow_provider_dify.api.operations import Call
 from airflow_provider_dify.api.redaction import StreamRedaction
-from airflow_provider_dify.client.deadline_sockets import LimitedAdapter, within
+from airflow_provider_dify.client.bodies import CHUNK_BYTES, Size, body_of
+from airflow_provider_dify.client.deadline_sockets import LimitedAdapter, socket_limit
 from airflow_provider_dify.client.deadlines import Limit, seconds_for
-from airflow_provider_dify.client.decoding import BodyDecoder
 from airflow_provider_dify.client.exchange import (
     FILE_SECONDS,
     IDENTITY,
-    answer_headers,
-    compressed,
-    own_limit,
+    Exchange,
+    patience,
     proxy_parts,
     request_headers,
     retried,
     tls_context,
     transport_error,
     user_agent,
-    whole_answer,
-    without_server_error,
-    without_text,
 )
 from airflow_provider_dify.client.masking import hidden_in_http_logs
-from airflow_provider_dify.client.request_body import CHUNK_BYTES, body_of
-from airflow_provider_dify.client.sizes import Size, check_bytes
 from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.rules.output_files import Address
@@ -46,29 +41,10 @@ _FAILURES = (requests.RequestException, urllib3.exceptions.HTTPError, OSError, V
 _SIZE = Size()
 
 
-class SyncExchange:
-    """One answer whose head has come and whose body is read on demand; a context manager that ends it."""
+class SyncExchange(Exchange[requests.Response, requests.Session], AbstractContextManager["SyncExchange"]):
+    """An exchange of the worker; a context manager that ends it."""
 
-    def __init__(
-        self,
-        connection: DifyConnection,
-        call: Call,
-        response: requests.Response,
-        own_session: requests.Session | None,
-        limit: Limit,
-    ) -> None:
-        self._connection = connection
-        self._limit = limit
-        self._is_aborted = False
-        self._call = call
-        self._response = response
-        self._own_session = own_session
-        self.head = Answer(response.status_code, answer_headers(connection, response.headers))
-        self._decoder = BodyDecoder(self.head.headers)
-
-    def __enter__(self) -> SyncExchange:
-        """Return itself."""
-        return self
+    _is_aborted = False
 
     def __exit__(self, *exc_info: object) -> None:
         """Close the connection, or give it back to the pool where the body was read to its end."""
@@ -95,13 +71,13 @@ class SyncExchange:
         :raises DifyResponseError: The body is compressed in a way that is not read.
         """
         decoder = self._decoder
-        if decoder.refused:
-            raise compressed(self._connection, self._call, self.head.status, decoder.refused)
+        if self._refused:
+            raise self._compressed()
         while not self._is_aborted:
-            if decoder.is_hungry:
+            if decoder is None or decoder.is_hungry:
                 chunk = read(CHUNK_BYTES, decode_content=False)
-                if not chunk:
-                    return b""
+                if not chunk or decoder is None:
+                    return chunk
                 decoder.feed(chunk)
             if piece := decoder.take():
                 return piece
@@ -113,23 +89,26 @@ class SyncExchange:
         :raises DifyTransportError: The connection broke or fell silent, or the exchange took too long.
         :raises DifyResponseError: The body is larger than allowed, or compressed in a way that is not read.
         """
-        if self._decoder.refused and not self.head.ok:
-            return without_text(self.head, self._decoder.refused)
+        if self._refused and not self.head.ok:
+            return self._without_text()
         body = bytearray()
         failure: DifyError | None = None
+        outer = socket_limit.set(self._limit)
         try:
-            with within(self._limit):
-                while chunk := self._next(self._response.raw.read):
-                    body += chunk
-                    check_bytes(_SIZE, len(body), self._connection, self._call, self.head.status)
+            while chunk := self._next(self._response.raw.read):
+                body += chunk
+                if len(body) > self._size.most_bytes:
+                    raise self._too_many_bytes()
         except _FAILURES as error:
             failure = transport_error(self._connection, self._call, error, sent=True)
         except DifyError as error:
             failure = error
+        finally:
+            socket_limit.reset(outer)
         # Raised outside, as in the triggerer: nothing that a client library attaches to its errors gets out.
         if failure:
             raise failure
-        return whole_answer(self._connection, self.head, bytes(body))
+        return replace(self.head, body=self._connection.data_redactor.bytes(bytes(body)))
 
     def content(self) -> Iterator[bytes]:
         """Yield the body of a file as it comes, decoded; each piece has the time of a whole answer.
@@ -139,14 +118,15 @@ class SyncExchange:
         whole = Limit(seconds_for(FILE_SECONDS))
         while True:
             failure: DifyError | None = None
-            piece = Limit(min(self._connection.read_timeout, whole.left()))
+            outer = socket_limit.set(Limit(min(self._connection.read_timeout, whole.left())))
             try:
-                with within(piece):
-                    chunk = self._next(self._response.raw.read)
-                    if not chunk:
-                        self._decoder.check_end()
+                chunk = self._next(self._response.raw.read)
+                if not chunk and self._decoder is not None:
+                    self._decoder.check_end()
             except _FAILURES as error:
                 failure = transport_error(self._connection, self._call, error, sent=True)
+            finally:
+                socket_limit.reset(outer)
             if failure:
                 raise failure
             if not chunk:
@@ -161,18 +141,20 @@ class SyncExchange:
         """
         clean = StreamRedaction(self._connection.data_redactor)
         limit = Limit(until - time.monotonic())
-        while (left := limit.left()) > 0:
+        while (left := until - time.monotonic()) > 0:
             failure: DifyError | None = None
             sock = self._socket()
+            outer = socket_limit.set(limit)
             try:
                 if sock is not None:
                     sock.settimeout(left)
-                with within(limit):
-                    chunk = self._next(self._response.raw.read1)
+                chunk = self._next(self._response.raw.read1)
             except urllib3.exceptions.ReadTimeoutError:
                 return
             except _FAILURES as error:
                 failure = transport_error(self._connection, self._call, error, sent=True)
+            finally:
+                socket_limit.reset(outer)
             if failure:
                 raise failure
             if not chunk:
@@ -198,8 +180,11 @@ class SyncTransport:
 
     def __init__(self, connection: DifyConnection) -> None:
         self._connection = connection
-        if isinstance(connection.ca_bundle(), str) or connection.client_cert:
-            tls_context(connection)
+        self._bundle = connection.ca_bundle()
+        self._proxy, self._proxy_authorization = proxy_parts(connection)
+        if isinstance(self._bundle, str) or connection.client_cert:
+            # requests would tell of a wrong file only when it connects.
+            tls_context(connection, self._bundle)
         self._session = self._new_session()
 
     @property
@@ -213,14 +198,13 @@ class SyncTransport:
         # The environment's netrc would replace the Authorization header; its proxies and CA bundles are
         # part of the connection already.
         session.trust_env = False
-        session.verify = connection.ca_bundle()
+        session.verify = self._bundle
         if connection.client_cert and not foreign:
             paths = connection.client_cert
             session.cert = (paths[0], paths[1]) if len(paths) == 2 else paths[0]
-        proxy, authorization = proxy_parts(connection)
-        if proxy:
-            session.proxies = {"http": proxy, "https": proxy}
-        adapter = LimitedAdapter(verified=session.verify is not False, proxy_authorization=authorization)
+        if self._proxy:
+            session.proxies = {"http": self._proxy, "https": self._proxy}
+        adapter = LimitedAdapter(verified=self._bundle is not False, proxy_authorization=self._proxy_authorization)
         for scheme in ("http://", "https://"):
             session.mount(scheme, adapter)
         return session
@@ -237,12 +221,13 @@ class SyncTransport:
         :raises DifyTransportError: No complete answer came.
         :raises DifyServerError: A 5xx came.
         """
-
-        def attempt() -> Answer:
-            with self._open(call, timeout) as exchange:
-                return without_server_error(exchange.read(), call)
-
-        return retried(call, attempt) if retry else attempt()
+        if retry:
+            return retried(call, partial(self.send, call, timeout=timeout, retry=False))
+        with self.open(call, timeout=timeout, retry=False) as exchange:
+            answer = exchange.read()
+        if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise error_for_answer(answer, call.what)
+        return answer
 
     def open(
         self,
@@ -259,9 +244,45 @@ class SyncTransport:
         :param before_send: Called once a connection stands, before the body of the request leaves.
         :raises DifyTransportError: No head came, after the retries that are safe.
         """
-        if not retry:
-            return self._open(call, timeout, before_send)
-        return retried(call, partial(self._open, call, timeout, before_send))
+        if retry:
+            return retried(call, partial(self.open, call, timeout=timeout, retry=False, before_send=before_send))
+        connection = self._connection
+        # A pooled connection may have been closed by the server in the meantime, and then nobody knows
+        # whether the request arrived: what must not be doubled goes over a connection of its own.
+        own_session = None if call.repeatable else self._new_session()
+        connect, read, whole = patience(connection, timeout)
+        limit = Limit(whole)
+        body = body_of(call, before_send, limit.renew)
+        failure: DifyError | None = None
+        hiding = hidden_in_http_logs((call.secret,)) if call.secret else nullcontext()
+        outer = socket_limit.set(limit)
+        try:
+            with hiding:
+                response = (own_session or self._session).request(
+                    call.method,
+                    connection.base_url + call.target,
+                    data=body,
+                    headers=request_headers(connection, call, body.content_type if body else None),
+                    timeout=(connect, read),
+                    allow_redirects=False,
+                    stream=True,
+                )
+        except _FAILURES as error:
+            # The next chunk is read only when the socket has taken the last one: what was not read to its end
+            # did not leave whole.
+            sent = body is None or body.handed_over
+            failure = transport_error(connection, call, error, sent=sent)
+        except DifyError as error:
+            failure = error
+        finally:
+            socket_limit.reset(outer)
+        if failure:
+            if own_session is not None:
+                own_session.close()
+            raise failure
+        return SyncExchange(
+            connection, call, response, (response.status_code, response.headers), limit, own_session, _SIZE
+        )
 
     def fetch(self, address: Address, call: Call) -> SyncExchange:
         """Ask for a file by its URL and return the answer once its head has come, to be used in a ``with`` block.
@@ -278,55 +299,22 @@ class SyncTransport:
         told = replace(connection, base_url=address.origin)
         headers = {**(connection.headers if address.is_own else {}), "User-Agent": user_agent()}
         failure: DifyError | None = None
-        limit = Limit(seconds_for(own_limit(connection, None)))
+        connect, read, whole = patience(connection, None)
+        limit = Limit(whole)
+        outer = socket_limit.set(limit)
         try:
-            with within(limit):
-                response = session.get(
-                    address.url,
-                    headers={**headers, "Accept": "*/*", "Accept-Encoding": IDENTITY},
-                    timeout=(connection.connect_timeout, connection.read_timeout),
-                    allow_redirects=False,
-                    stream=True,
-                )
+            response = session.get(
+                address.url,
+                headers={**headers, "Accept": "*/*", "Accept-Encoding": IDENTITY},
+                timeout=(connect, read),
+                allow_redirects=False,
+                stream=True,
+            )
         except _FAILURES as error:
             failure = transport_error(told, call, error, sent=True)
+        finally:
+            socket_limit.reset(outer)
         if failure:
             session.close()
             raise failure
-        return SyncExchange(told, call, response, session, limit)
-
-    def _open(self, call: Call, timeout: float | None, before_send: Callable[[], None] | None = None) -> SyncExchange:
-        connection = self._connection
-        # A pooled connection may have been closed by the server in the meantime, and then nobody knows
-        # whether the request arrived: what must not be doubled goes over a connection of its own.
-        own_session = None if call.repeatable else self._new_session()
-        limit = Limit(seconds_for(own_limit(connection, timeout)))
-        body = body_of(call, before_send, limit.renew)
-        failure: DifyError | None = None
-        hiding = hidden_in_http_logs((call.secret,)) if call.secret else nullcontext()
-        try:
-            with within(limit), hiding:
-                response = (own_session or self._session).request(
-                    call.method,
-                    connection.base_url + call.target,
-                    data=body,
-                    headers=request_headers(connection, call, body.content_type if body else None),
-                    timeout=(
-                        connection.connect_timeout if timeout is None else min(timeout, connection.connect_timeout),
-                        connection.read_timeout if timeout is None else timeout,
-                    ),
-                    allow_redirects=False,
-                    stream=True,
-                )
-        except _FAILURES as error:
-            # The next chunk is read only when the socket has taken the last one: what was not read to its end
-            # did not leave whole.
-            sent = body is None or body.handed_over
-            failure = transport_error(connection, call, error, sent=sent)
-        except DifyError as error:
-            failure = error
-        if failure:
-            if own_session is not None:
-                own_session.close()
-            raise failure
-        return SyncExchange(connection, call, response, own_session, limit)
+        return SyncExchange(told, call, response, (response.status_code, response.headers), limit, session, _SIZE)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from airflow_provider_dify.api.errors import error_for_answer
 from airflow_provider_dify.api.events import Event
 from airflow_provider_dify.api.operations import ApiContract, Operation
-from airflow_provider_dify.client.shielded import limited
+from airflow_provider_dify.client.deadlines import limited
 from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.rules.event_log import EventReader, Heard, ReadEvents
 from airflow_provider_dify.runtime.stream_slots import StreamSlot

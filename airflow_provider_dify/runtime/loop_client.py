@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_dify.api.contracts import contract
 from airflow_provider_dify.api.operations import ApiContract
+from airflow_provider_dify.client.bodies import Size
 from airflow_provider_dify.client.deadlines import ending_by, seconds_for
-from airflow_provider_dify.client.sizes import Size
 from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.rules import exchanges

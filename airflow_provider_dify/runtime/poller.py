@@ -19,9 +19,9 @@ from airflow_provider_dify.api.contracts import contract
 from airflow_provider_dify.api.errors import Answer
 from airflow_provider_dify.api.operations import Operation
 from airflow_provider_dify.api.runs import LogPage, RunStatus, WorkflowRun
+from airflow_provider_dify.client.bodies import TOO_LARGE, TRIGGERER_SIZE
 from airflow_provider_dify.client.deadlines import is_too_late
 from airflow_provider_dify.client.limiter import Limiter
-from airflow_provider_dify.client.sizes import TOO_LARGE, TRIGGERER_SIZE
 from airflow_provider_dify.connection_fields import MAX_CONNECTIONS
 from airflow_provider_dify.exceptions import (
     DifyAuthenticationError,

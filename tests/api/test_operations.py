@@ -16,7 +16,7 @@ from airflow_provider_dify.api.runs import LoggedRun, LogPage, RunStatus
 from airflow_provider_dify.api.server_versions import Server
 from airflow_provider_dify.api.service_api import ServiceApi
 from airflow_provider_dify.api.workflow_runs_api import WorkflowRunsApi
-from airflow_provider_dify.client.request_body import CHUNK_BYTES, body_of
+from airflow_provider_dify.client.bodies import CHUNK_BYTES, body_of
 from airflow_provider_dify.exceptions import (
     DifyInvalidInputError,
     DifyNotFoundError,

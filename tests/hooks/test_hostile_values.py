@@ -99,7 +99,7 @@ def network() -> Iterator[None]:
 
     @cache
     def context(verify: Any, client_cert: Any) -> Any:
-        return tls_context(DifyConnection("http://h/v1", KEY, verify=verify, client_cert=client_cert))
+        return tls_context(DifyConnection("http://h/v1", KEY, client_cert=client_cert), verify)
 
     async def connect(self: Any, request: Any, *_: Any, **__: Any) -> Any:
         raise Sent
@@ -108,9 +108,7 @@ def network() -> Iterator[None]:
         patch.setattr(requests.adapters.HTTPAdapter, "send", send)
         patch.setattr(aiohttp.TCPConnector, "connect", connect)
         # Reading the certificates of all authorities takes longer than everything else here.
-        patch.setattr(
-            http_async, "tls_context", lambda connection: context(connection.ca_bundle(), connection.client_cert)
-        )
+        patch.setattr(http_async, "tls_context", lambda connection, bundle: context(bundle, connection.client_cert))
         patch.setenv("AIRFLOW_CONN_DIFY_DEFAULT", json.dumps({"conn_type": "dify", "host": URL[:18], "password": KEY}))
         patch.setenv(
             "AIRFLOW_CONN_GATEWAY",
