@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import socket
 import ssl
-import time
 from collections.abc import Callable
 from contextvars import ContextVar
+from time import monotonic
 from typing import Any, TypeVar
 
 import requests
@@ -36,7 +36,7 @@ def _limited(operation: Callable[..., T]) -> Callable[..., T]:
         limit = socket_limit.get()
         if limit is None:
             return operation(sock, *args)
-        own, left = sock.gettimeout(), limit.at - time.monotonic()
+        own, left = sock.gettimeout(), limit.at - monotonic()
         if left <= 0:
             raise TimeoutError("timed out")
         if own is not None and own <= left:
@@ -71,7 +71,7 @@ class LimitedSSLSocket(ssl.SSLSocket):
 def _connected(connection: HTTPConnection) -> socket.socket:
     """Connect to the first of a host's addresses that answers; the time-out is that of all of them together."""
     seconds = connection.timeout if isinstance(connection.timeout, (int, float)) else None
-    until = None if seconds is None else time.monotonic() + seconds
+    until = None if seconds is None else monotonic() + seconds
     failure: OSError = OSError("the name has no address")
     try:
         found = socket.getaddrinfo(
@@ -84,12 +84,12 @@ def _connected(connection: HTTPConnection) -> socket.socket:
         try:
             for option in connection.socket_options or ():
                 sock.setsockopt(*option)
-            sock.settimeout(None if until is None else max(until - time.monotonic(), 0.001))
+            sock.settimeout(None if until is None else max(until - monotonic(), 0.001))
             sock.connect(address)
         except OSError as error:
             sock.close()
             failure = error
-            if until is not None and until <= time.monotonic():
+            if until is not None and until <= monotonic():
                 break
         else:
             sock.settimeout(seconds)

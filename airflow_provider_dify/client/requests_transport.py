@@ -141,7 +141,7 @@ class SyncExchange(Exchange[requests.Response, requests.Session], AbstractContex
         """
         clean = StreamRedaction(self._connection.data_redactor)
         limit = Limit(until - time.monotonic())
-        while (left := until - time.monotonic()) > 0:
+        while (left := limit.left()) > 0:
             failure: DifyError | None = None
             sock = self._socket()
             outer = socket_limit.set(limit)
