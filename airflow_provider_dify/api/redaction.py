@@ -20,7 +20,7 @@ SHORTEST = 4
 """Characters from which on a text is a secret: to hide each ``1`` would only spoil what is reported."""
 
 _MASK_BYTES = MASK.encode()
-# Each looks at a run of backslashes once, from its start: a body may consist of them.
+# A run of backslashes is searched once, from its start: a body may consist of them.
 _BEFORE_SIGN = re.compile(rb"(?<!\\)\\+(?=[\"'/])")
 # One printable ASCII character as JSON, a URL or a page of HTML may write it, in bytes; but for the above.
 _ESCAPED = re.compile(
