@@ -65,3 +65,22 @@ def logged_status(value: Any) -> str | None:
         f"status must be one of {', '.join(LOGGED_STATUSES)}, got {shown}: Dify filters its logs by no other. Leave "
         "it out and read the status of each run that is listed."
     )
+
+
+def log_query(
+    user: str | None,
+    account: str | None,
+    created_after: datetime | str | None,
+    created_before: datetime | str | None,
+    status: str | None,
+    keyword: str | None,
+) -> dict[str, Any]:
+    """Return the filters as ``ServiceApi.logs`` names them."""
+    return {
+        "user": user,
+        "account": account,
+        "created_after": created_after,
+        "created_before": created_before,
+        "status": status,
+        "keyword": keyword,
+    }

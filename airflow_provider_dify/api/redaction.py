@@ -154,18 +154,23 @@ def _within_base64(raw: bytes) -> set[bytes]:
 
 
 def _escaped(secret: str) -> bytes:
-    """Return a pattern for a secret of which any character may be escaped."""
-    return b"".join(map(_escaped_character, secret.encode()))
+    """Return a pattern for a secret of which any character may be escaped.
+
+    Before its first character a few backslashes belong to it, and before the others any number: else each backslash of
+    a long run would be tried as the beginning of the whole run.
+    """
+    first, *others = secret.encode()
+    return _escaped_character(first, rb"\\{0,16}", rb"\\{1,16}") + b"".join(map(_escaped_character, others))
 
 
-@lru_cache(maxsize=256)
-def _escaped_character(code: int) -> bytes:
+@lru_cache(maxsize=512)
+def _escaped_character(code: int, any_slashes: bytes = rb"\\*", slashes: bytes = rb"\\+") -> bytes:
     character = bytes([code])
     digits, number = character.hex().encode(), str(code).encode()
     ways = [
-        rb"\\*" + re.escape(character),
-        rb"\\+u00" + digits,
-        rb"\\+x" + digits,
+        any_slashes + re.escape(character),
+        slashes + b"u00" + digits,
+        slashes + b"x" + digits,
         rb"%(?:25)*" + digits,
         rb"&#x0{0,4}" + digits + b";",
         rb"&#0{0,4}" + number + b";",

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from airflow_provider_dify.client.object_stores import _BUCKETS, _KINDS, PRIVATE_FILE, PRIVATE_FOLDER, _resolved
 from airflow_provider_dify.exceptions import DifyError, DifyFileError
 from airflow_provider_dify.rules.output_files import too_large_together
-from airflow_provider_dify.rules.uploads import shown
+from airflow_provider_dify.rules.uploads import check_destination, shown
 
 
 class Writable(Protocol):
@@ -304,3 +304,24 @@ def _has_folders(fs: Any) -> bool:
     """Tell whether a folder must be there before a file is written into it, as on a disk, and not only a bucket."""
     protocol = fs.protocol
     return not _BUCKETS.intersection((protocol,) if isinstance(protocol, str) else protocol)
+
+
+def destination_target(value: Any, field_name: str) -> Target:
+    """Return a place to write to, its store connected.
+
+    :param value: A local path, the URI of an object, or an ``ObjectStoragePath``.
+    :param field_name: The parameter that it was passed as.
+    :raises DifyInvalidInputError: It names no place, or Airflow knows no such store.
+    :raises DifyFileError: The store could not be asked.
+    """
+    place = check_destination(value, field_name)
+    try:
+        return Target(place)
+    except DifyError as error:
+        error.reword(problem=f"{field_name}: {error.problem}")
+        raise
+    except Exception as error:
+        raise DifyFileError(
+            f"{field_name}: the store of {shown(place)!r} could not be asked ({type(error).__name__}). Check its "
+            "Airflow connection; a retry of the task may succeed."
+        ) from error

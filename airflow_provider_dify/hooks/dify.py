@@ -15,25 +15,23 @@ from airflow.providers.common.compat.sdk import BaseHook
 from airflow_provider_dify.api.checks import check_callable, guarded
 from airflow_provider_dify.api.events import Event
 from airflow_provider_dify.api.input_form import InputForm
+from airflow_provider_dify.api.log_filters import log_query
 from airflow_provider_dify.api.operations import LOGS_MAX_LIMIT
 from airflow_provider_dify.api.runs import AppInfo, LoggedRun, RunStatus, StartedRun, UploadedFile, WorkflowRun
 from airflow_provider_dify.api.tracing import Trace, check_trace_id, check_traceparent
-from airflow_provider_dify.client.destinations import destination_target
 from airflow_provider_dify.client.downloads import SavedFile, Wanted, download
 from airflow_provider_dify.client.opened_upload import opened_upload
-from airflow_provider_dify.client.store_writing import FileGroup, Writable, writing
+from airflow_provider_dify.client.store_writing import FileGroup, Writable, destination_target, writing
 from airflow_provider_dify.connection import DATASET_KEY_CODE, DifyConnection
 from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.hooks.human_input import HumanInputCalls
 from airflow_provider_dify.hooks.twins import asynchronous, asynchronous_iterator
 from airflow_provider_dify.names import CONN_TYPE, DEFAULT_CONN_NAME, HOOK_NAME
 from airflow_provider_dify.rules import exchanges
+from airflow_provider_dify.rules.connection_test import test_connection
 from airflow_provider_dify.rules.diagnosis import without_connection
-from airflow_provider_dify.rules.exchanges import NewRun
-from airflow_provider_dify.rules.file_object import file_object
-from airflow_provider_dify.rules.flows import RunPages, test_connection
-from airflow_provider_dify.rules.log_query import log_query
-from airflow_provider_dify.rules.output_files import address_of, check_hosts, declared_size
+from airflow_provider_dify.rules.exchanges import NewRun, RunPages
+from airflow_provider_dify.rules.output_files import address_of, check_hosts, declared_size, file_object
 from airflow_provider_dify.rules.settings import (
     MAX_FILE_BYTES,
     SUBMIT_TIMEOUT_SECONDS,

@@ -19,9 +19,9 @@ from airflow_provider_dify.api.knowledge import (
 from airflow_provider_dify.client.opened_upload import opened_upload
 from airflow_provider_dify.exceptions import DifyError
 from airflow_provider_dify.names import CONN_TYPE, DEFAULT_KNOWLEDGE_CONN_NAME, HOOK_NAME
+from airflow_provider_dify.rules.connection_test import test_knowledge
 from airflow_provider_dify.rules.diagnosis import without_connection
 from airflow_provider_dify.rules.exchanges import one
-from airflow_provider_dify.rules.flows import test_knowledge
 from airflow_provider_dify.runtime.loop_client import LoopClient
 from airflow_provider_dify.runtime.worker_client import WorkerClient
 

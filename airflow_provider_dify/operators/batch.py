@@ -221,18 +221,18 @@ class DifyRunWorkflowBatchOperator(BaseOperator):
 
     def get_openlineage_facets_on_start(self) -> OperatorLineage[Any, Any]:
         """Return the file of rows; called by Airflow's OpenLineage provider."""
-        from airflow_provider_dify.runtime.batch_lineage import lineage_of
+        from airflow_provider_dify.runtime.lineage import batch_lineage
 
-        return lineage_of(self, None)
+        return batch_lineage(self, None)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """Return the file of rows and the folder of results; called by Airflow's OpenLineage provider.
 
         :param task_instance: The task instance, of which nothing is needed.
         """
-        from airflow_provider_dify.runtime.batch_lineage import lineage_of
+        from airflow_provider_dify.runtime.lineage import batch_lineage
 
-        return lineage_of(self, self._returned)
+        return batch_lineage(self, self._returned)
 
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """Return what is known of a batch that failed; called by Airflow's OpenLineage provider."""

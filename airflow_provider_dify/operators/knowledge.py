@@ -207,7 +207,7 @@ class DifyKnowledgeSyncOperator(BaseOperator):
 
     def get_openlineage_facets_on_start(self) -> OperatorLineage[Any, Any]:
         """Return what is read and what is written; called by Airflow's OpenLineage provider."""
-        from airflow_provider_dify.runtime.knowledge_lineage import sync_lineage
+        from airflow_provider_dify.runtime.lineage import sync_lineage
 
         return sync_lineage(self)
 

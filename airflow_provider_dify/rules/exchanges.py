@@ -12,15 +12,19 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
-from airflow_provider_dify.api.checks import check_type
+from airflow_provider_dify.api.checks import check_number, check_type
 from airflow_provider_dify.api.events import Event, EventDecoder, task_id_in
 from airflow_provider_dify.api.human_input import HumanInputForm
-from airflow_provider_dify.api.operations import ApiContract, Operation, Upload, check_id
+from airflow_provider_dify.api.operations import LOGS_MAX_LIMIT, ApiContract, Operation, Upload, check_id
 from airflow_provider_dify.api.pauses import PAUSE_EVENTS_SECONDS, PauseReader
 from airflow_provider_dify.api.runs import LoggedRun, LogPage, RunStatus, StartedRun, UploadedFile, WorkflowRun
 from airflow_provider_dify.api.server_versions import Server
 from airflow_provider_dify.api.tracing import Trace
-from airflow_provider_dify.exceptions import DifyError, DifyResponseError, DifyTransportError
+from airflow_provider_dify.exceptions import (
+    DifyError,
+    DifyResponseError,
+    DifyTransportError,
+)
 from airflow_provider_dify.names import WORKFLOW_RUNS
 from airflow_provider_dify.rules.driver_requests import (
     GET_API,
@@ -32,7 +36,6 @@ from airflow_provider_dify.rules.driver_requests import (
     ReadChunks,
     Send,
 )
-from airflow_provider_dify.rules.flows import RunPages, find_runs, probe
 from airflow_provider_dify.rules.inputs import check_files, check_inputs, check_query, check_user
 from airflow_provider_dify.rules.outages import is_outage
 from airflow_provider_dify.rules.polling import PollResult
@@ -45,6 +48,8 @@ STOP_TIMEOUT_SECONDS = 2.0
 PROBE_TIMEOUT_SECONDS = 5.0
 # A marker has one run; a few more rows show it where a server of another kind says otherwise.
 MARKER_ROWS = 10
+# An id that no server has: what matters is whether the answer is about the key or about the id.
+_PROBE_RUN_ID = "airflow-connection-test"
 _READ_TO_THE_END = (
     "Dify %s leaves a run whose stream is closed 'running' permanently, so the stream of run %s is read to its end "
     "here in the worker, whatever deferrable says."
@@ -309,3 +314,54 @@ def pause(run: WorkflowRun, take: Callable[[PauseReader], T], log: Callable[...,
     except DifyError as error:
         log("What the paused run %s asks could not be read: %s", run.workflow_run_id, error)
     return take(reader)
+
+
+class RunPages:
+    """The pages of the workflow logs, one after the other.
+
+    Runs that start meanwhile push rows to the next page, so a run may come twice: it is given out once.
+
+    :param api: The operations of the connection's contract.
+    :param filters: The filters of ``ServiceApi.logs``.
+    :param page_size: Rows to ask for at a time, 1 to 100.
+    :raises DifyUnsupportedError: The contract has no logs.
+    :raises DifyInvalidInputError: A filter is wrong.
+    """
+
+    def __init__(self, api: ApiContract, filters: Mapping[str, Any], page_size: int = LOGS_MAX_LIMIT) -> None:
+        self._api = api
+        self._filters = filters
+        self._page_size = page_size
+        self._seen: set[str] = set()
+        self._number = 1
+        self.next: Operation[LogPage] | None = self._page()
+
+    def _page(self) -> Operation[LogPage]:
+        return self._api.logs(**self._filters, page=self._number, limit=self._page_size)
+
+    def take(self, page: LogPage) -> list[LoggedRun]:
+        """Return the runs of a page that were on none before it; ``next`` then asks for the following one, if any."""
+        new = [run for run in page.runs if run.workflow_run_id not in self._seen]
+        self._seen.update(run.workflow_run_id for run in new)
+        self._number += 1
+        self.next = self._page() if page.has_more and page.runs else None
+        return new
+
+
+def find_runs(api: ApiContract, filters: Mapping[str, Any], limit: int) -> Flow[list[LoggedRun]]:
+    """Collect rows of the workflow logs over as many pages as it takes.
+
+    :param filters: The filters of ``ServiceApi.logs``.
+    :param limit: Rows to return at most.
+    """
+    limit = check_number(limit, "limit", 1)
+    pages = RunPages(api, filters, min(limit, LOGS_MAX_LIMIT))
+    found: list[LoggedRun] = []
+    while pages.next is not None and len(found) < limit:
+        found += pages.take((yield pages.next))
+    return found[:limit]
+
+
+def probe(api: ApiContract) -> Operation[Any]:
+    """Return the cheapest call that any server answers, be it with an error of its own."""
+    return api.get_run(_PROBE_RUN_ID) if api.name == WORKFLOW_RUNS else api.info()

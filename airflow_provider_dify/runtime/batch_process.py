@@ -12,7 +12,7 @@ from typing import Any
 from airflow_provider_dify.api.input_form import InputForm
 from airflow_provider_dify.client.batch_source import RowFile
 from airflow_provider_dify.client.batch_store import BatchStore
-from airflow_provider_dify.client.destinations import destination_target
+from airflow_provider_dify.client.store_writing import destination_target
 from airflow_provider_dify.exceptions import DifyError, DifyInvalidInputError
 from airflow_provider_dify.names import WORKFLOW_RUNS
 from airflow_provider_dify.rules.batch_outcome import RowSelection

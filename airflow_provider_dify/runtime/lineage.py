@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit
 
 import attr
 from airflow.providers.openlineage.extractors import OperatorLineage
@@ -10,12 +12,18 @@ from openlineage.client.event_v2 import Dataset, InputDataset, OutputDataset
 from openlineage.client.facet_v2 import JobFacet, RunFacet, external_query_run
 
 from airflow_provider_dify import __version__
-from airflow_provider_dify.rules.lineage import input_datasets, output_datasets, run_properties
+from airflow_provider_dify.api.checks import plain_text
+from airflow_provider_dify.exceptions import DifyError
+from airflow_provider_dify.rules.lineage import dataset_of, input_datasets, output_datasets, run_properties
+from airflow_provider_dify.rules.uploads import is_path_object
 from airflow_provider_dify.runtime.run_link import run_url
 
 if TYPE_CHECKING:
     from airflow_provider_dify.runtime.task_protocols import RunWorkflowTask
 
+
+MOST_INPUTS = 100
+"""Files of rows that are named: a folder is one data set, whatever is in it."""
 FACET = "dify_workflow"
 # The schemas are the package's own files airflow_provider_dify/schemas/NAME.json. Their version changes with them.
 SCHEMA_VERSION = "1-0-0"
@@ -113,3 +121,47 @@ def _job_facets(task: RunWorkflowTask) -> dict[str, Any]:
         producer=PRODUCER,
     )
     return {FACET: facet}
+
+
+def batch_lineage(task: Any, returned: Any) -> OperatorLineage[Any, Any]:
+    """Return the file of rows and, once the batch has ended, the folder of its results.
+
+    :param task: The operator, with its templates rendered.
+    :param returned: What the task returned; None before its end, and for one that failed.
+    """
+    given = task.requests
+    path = str(given) if is_path_object(given) else plain_text(given)
+    is_file = path is not None and path.strip() != "" and not path.lstrip().startswith("[")
+    source = dataset_of(path) if is_file and path is not None else None
+    results = returned.get("results") if isinstance(returned, Mapping) else None
+    target = dataset_of(results) if isinstance(results, str) else None
+    return OperatorLineage(
+        inputs=[] if source is None else [InputDataset(*source)],
+        outputs=[] if target is None else [OutputDataset(*target)],
+    )
+
+
+def sync_lineage(task: Any) -> OperatorLineage[Dataset, Any]:
+    """Return the folder or files that are read, and the knowledge base that is written.
+
+    :param task: The operator, with its templates rendered.
+    """
+    found = [dataset_of(str(each)) for each in _locations(task.source)]
+    inputs: list[Dataset] = [InputDataset(namespace, name) for namespace, name in dict.fromkeys(filter(None, found))]
+    dataset_id = task.known_dataset_id
+    if dataset_id is None:
+        return OperatorLineage(inputs=inputs)
+    try:
+        host = urlsplit(task.hook.connection.base_url).netloc
+    except DifyError:
+        return OperatorLineage(inputs=inputs)
+    outputs: list[Dataset] = [OutputDataset(f"dify://{host}", f"datasets/{dataset_id}")]
+    return OperatorLineage(inputs=inputs, outputs=outputs)
+
+
+def _locations(source: Any) -> list[Any]:
+    if plain_text(source) is not None or is_path_object(source):
+        return [source]
+    rows = source if isinstance(source, (list, tuple)) else []
+    files = [row.get("file") if isinstance(row, Mapping) else row for row in rows]
+    return [each for each in files if plain_text(each) is not None or is_path_object(each)][:MOST_INPUTS]

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_dify.api.values import excerpt
 from airflow_provider_dify.exceptions import DifyError, DifyFileExpiredError, DifyOutputsError
 from airflow_provider_dify.names import OUTPUTS_SAVED_TO, SAVED_TO
-from airflow_provider_dify.rules.filenames import distinct_names, safe_name
 from airflow_provider_dify.rules.outcome import SENSOR_SAVES
 from airflow_provider_dify.rules.output_files import (
     bytes_together,
     check_number_of_files,
     declared_size,
+    distinct_names,
     files_in,
+    safe_name,
     too_large,
 )
 from airflow_provider_dify.rules.settings import MAX_FILE_BYTES, MAX_XCOM_BYTES

@@ -12,7 +12,7 @@ from airflow_provider_dify.api.checks import guarded, plain_text
 from airflow_provider_dify.api.input_form import InputForm
 from airflow_provider_dify.api.tracing import Trace, check_trace_id
 from airflow_provider_dify.client.deadlines import ending_by
-from airflow_provider_dify.client.destinations import destination_target
+from airflow_provider_dify.client.store_writing import destination_target
 from airflow_provider_dify.exceptions import DifyInvalidInputError
 from airflow_provider_dify.names import WORKFLOW_RUNS
 from airflow_provider_dify.rules.input_files import UploadPolicy, with_uploads

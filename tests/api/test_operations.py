@@ -23,7 +23,7 @@ from airflow_provider_dify.exceptions import (
     DifyRunNotFoundError,
     DifyUnsupportedError,
 )
-from airflow_provider_dify.rules.flows import find_runs
+from airflow_provider_dify.rules.exchanges import find_runs
 
 RUN = "53cb9102-12a3-433d-bebe-e9aacf2e6703"
 SUBMISSION: dict[str, Any] = {"inputs": {"text": "ż"}, "user": "me", "response_mode": "streaming"}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_dify.rules.filenames import MAX_NAME_BYTES, _split, distinct_names, safe_name
+from airflow_provider_dify.rules.output_files import MAX_NAME_BYTES, _split, distinct_names, safe_name
 
 NAMES: list[tuple[Any, str]] = [
     ("report.pdf", "report.pdf"),
