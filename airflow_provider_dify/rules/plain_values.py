@@ -82,12 +82,14 @@ def _plain(value: Any, place: _Place, paths: bool, depth: int, counter: Iterator
     # Most values are these.
     if value is None or kind is bool or (kind is str and value.isascii()):
         return value
-    if _is_numpy(value) and getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+    if kind is not dict and _is_numpy(value) and getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         item = value.item()
         if not _is_numpy(item):
             value = item
     if isinstance(value, int):
         return _number(value, place)
+    if kind is dict:
+        return _plain_items(value, place, paths, depth, counter)
     if paths and is_path_object(value):
         return value
     text = plain_text(value)
@@ -102,14 +104,20 @@ def _plain(value: Any, place: _Place, paths: bool, depth: int, counter: Iterator
             )
         return value
     if isinstance(value, Mapping):
-        items = {}
-        for key, item in value.items():
-            name = key if type(key) is str and key.isascii() else _key(key, place)
-            items[name] = _plain(item, (place, key), paths, depth + 1, counter)
-        return items
+        return _plain_items(value, place, paths, depth, counter)
     if is_list(value):
         return [_plain(item, (place, index), paths, depth + 1, counter) for index, item in enumerate(value)]
     raise DifyInvalidInputError(f"{_shown(place)} is {shape_of(value)}, which JSON cannot carry: {_remedy(value)}.")
+
+
+def _plain_items(
+    value: Mapping[Any, Any], place: _Place, paths: bool, depth: int, counter: Iterator[int]
+) -> dict[str, Any]:
+    items = {}
+    for key, item in value.items():
+        name = key if type(key) is str and key.isascii() else _key(key, place)
+        items[name] = _plain(item, (place, key), paths, depth + 1, counter)
+    return items
 
 
 def _number(value: int, place: _Place) -> int:

@@ -179,7 +179,7 @@ class LoopClient:
 
 
 class _Driving:
-    """An exchange that is being done in an event loop; see ``worker_client.Driving``."""
+    """An exchange that is being done in an event loop; see ``worker_client._given``."""
 
     def __init__(self, client: LoopClient, flow: Flow[Any]) -> None:
         self._client = client

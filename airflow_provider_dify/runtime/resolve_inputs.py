@@ -79,11 +79,12 @@ def resolved_inputs(task: RunWorkflowTask) -> dict[str, Any]:
     :raises DifyInvalidInputError: They are no inputs.
     """
     task.inputs = given = check_inputs(task.inputs, paths=True)
-    with guarded(task.files, "files"):
-        files = as_list(task.files)
-    if files is not task.files:
-        # Airflow goes through all of what a templated field is given.
-        task.files = files
+    if task.files is not None:
+        with guarded(task.files, "files"):
+            files = as_list(task.files)
+        if files is not task.files:
+            # Airflow goes through all of what a templated field is given.
+            task.files = files
     return given
 
 
@@ -92,9 +93,10 @@ def check_destinations(task: SavingTask) -> dict[str, Any]:
 
     :raises DifyInvalidInputError: One of them is no place.
     """
-    places = {name: check_destination(getattr(task, name), name) for name in ("output_files_to", "outputs_to")}
-    for name, place in places.items():
-        setattr(task, name, place)
+    places = {}
+    for name in ("output_files_to", "outputs_to"):
+        places[name] = check_destination(getattr(task, name), name)
+        setattr(task, name, places[name])
     return places
 
 

@@ -316,7 +316,7 @@ class Execution(RunWait):
             {**self._inputs, **prepared.inputs},
             user=submission.user,
             response_mode=self._task.response_mode,
-            files=prepared.files,
+            files=prepared.files or None,
             query=self._task.query,
             workflow_id=self._task.workflow_id,
             trace_id=self._task.trace_id,

@@ -116,14 +116,15 @@ class WorkerClient:
 
     def run_exchange(self, flow: Flow[T]) -> T:
         """Do what an exchange asks for, until it returns."""
-        driving = Driving(self, flow)
-        for _ in driving.given():
-            raise AssertionError("only an iterated exchange gives values")
-        return driving.result  # type: ignore[no-any-return]
+        try:
+            next(_given(self, flow))
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        raise AssertionError("only an iterated exchange gives values")
 
     def iterate_exchange(self, flow: Flow[None]) -> Iterator[Any]:
         """Do what an exchange asks for, and yield what it gives."""
-        yield from Driving(self, flow).given()
+        yield from _given(self, flow)
 
     def send(self, request: Send[T]) -> T:
         """Return the value of an operation."""
@@ -225,57 +226,47 @@ class WorkerClient:
                     answer = self.run_exchange(asked_by(request, self._metrics.polled, self.log.debug))
 
 
-class Driving:
-    """An exchange that is being done in the worker: ``given`` yields what it gives, ``result`` is what it returns."""
-
-    def __init__(self, client: WorkerClient, flow: Flow[Any]) -> None:
-        self._client = client
-        self._flow = flow
-        self.result: Any = None
-
-    def given(self) -> Iterator[Any]:
-        """Do what the exchange asks for; what it has open is closed at the end."""
-        client, flow = self._client, self._flow
-        exchange: Any = None
-        chunks: Iterator[bytes] = iter(())
-        advance: Callable[[], Any] = partial(next, flow)
-        with ExitStack() as stack:
-            stack.callback(flow.close)
-            while True:
-                try:
-                    request = advance()
-                except StopIteration as end:
-                    self.result = end.value
-                    return
-                except DifyError as error:
-                    redacted(error, client.redact)
-                    raise
-                answer: Any = None
-                try:
-                    if isinstance(request, GetApi):
-                        answer = client.api
-                    elif isinstance(request, Open):
-                        exchange = stack.enter_context(_opened(client, request))
-                        answer = exchange.head
-                    elif isinstance(request, ReadAnswer):
-                        answer = exchange.read()
-                    elif isinstance(request, ReadChunks):
-                        seconds = seconds_for(request.seconds) if request.by_deadline else request.seconds
-                        chunks = exchange.chunks(time.monotonic() + seconds)
-                    elif isinstance(request, NextChunk):
-                        answer = next(chunks, None)
-                    elif isinstance(request, Give):
-                        yield request.value
-                    else:
-                        answer = client.send(as_send(request))
-                except GeneratorExit:
-                    raise
-                except BaseException as error:
-                    if isinstance(error, DifyError):
-                        redacted(error, client.redact)
-                    advance = partial(flow.throw, error)
+def _given(client: WorkerClient, flow: Flow[Any]) -> Generator[Any, None, Any]:
+    """Do what an exchange asks for, yield what it gives, and return its result; what it has open is closed."""
+    exchange: Any = None
+    chunks: Iterator[bytes] = iter(())
+    advance: Callable[[], Any] = partial(next, flow)
+    with ExitStack() as stack:
+        stack.callback(flow.close)
+        while True:
+            try:
+                request = advance()
+            except StopIteration as end:
+                return end.value
+            except DifyError as error:
+                redacted(error, client.redact)
+                raise
+            answer: Any = None
+            try:
+                if isinstance(request, GetApi):
+                    answer = client.api
+                elif isinstance(request, Open):
+                    exchange = stack.enter_context(_opened(client, request))
+                    answer = exchange.head
+                elif isinstance(request, ReadAnswer):
+                    answer = exchange.read()
+                elif isinstance(request, ReadChunks):
+                    seconds = seconds_for(request.seconds) if request.by_deadline else request.seconds
+                    chunks = exchange.chunks(time.monotonic() + seconds)
+                elif isinstance(request, NextChunk):
+                    answer = next(chunks, None)
+                elif isinstance(request, Give):
+                    yield request.value
                 else:
-                    advance = partial(flow.send, answer)
+                    answer = client.send(as_send(request))
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                if isinstance(error, DifyError):
+                    redacted(error, client.redact)
+                advance = partial(flow.throw, error)
+            else:
+                advance = partial(flow.send, answer)
 
 
 def _opened(client: WorkerClient, request: Open) -> Any:
