@@ -152,7 +152,7 @@ def test_the_methods_of_the_hook_are_documented() -> None:
         if name.startswith("a") and hasattr(DifyHook, name[1:]) and callable(method)
     }
     # For the operator and its triggers, and what is no operation.
-    operations -= {"close", "connection", "api", "get_conn", "look", "follow", "find_started", "find_task_id"}
+    operations -= {"close", "connection", "api", "get_conn", "poll", "look", "follow", "find_started", "find_task_id"}
     operations -= {"check_server"}
     only_for_workers = {"test_connection", "download_file"}
     assert told == operations | only_for_workers

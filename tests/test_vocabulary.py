@@ -37,16 +37,19 @@ WORDS = {
     r"\banew\b": "again",
     r"\bof (?:no )?use\b": "reusable",
     r"\b(?:unknown|whose) fate\b|\bfate of\b": "outcome unknown",
-    r"\b(?:put|puts|putting)(?: \w+)? aside\b": "offload",
+    r"\b(?:put|puts|putting)(?: \w+){0,2} aside\b": "offload",
+    r"\blife of\b|\blife and\b|\bAirflow's life\b": "generation, run or task",
+    r"\bharm\b(?<!no harm)": "fault",
     r"\bledgers?\b": "record",
     r"\broll calls?\b|\benrol\w*\b|\bbarren\b": "poll registry",
     r"\bkeepers?\b": "sweeper",
     r"\bturn(?:s|ed)? away\b": "reject",
 }
 NAMES = re.compile(
-    r"(?:^|_)(?:looks?|life|lives|chance|deeds?|undisturbed|ledger|roll_call|barren|keeper|fate_of|take_up|takes_up|taken_up"
-    r"|turn_away|put_aside|fitting|understood|side_by_side|introducing|preparing|watching)(?:_|$)"
-    r"|^_?(?:Look|LookAt|Gate|Deed|RollCall|Ledger|Told|Submitted)$"
+    r"(?:^|_)(?:looks?|life|lives|chance|deeds?|undisturbed|ledger|roll|roll_call|barren|keeper|fate_of|take_up|takes_up"
+    r"|taken_up|takeup|turn_away|put_aside|fitting|understood|side_by_side|introducing|preparing|watching|told|untold"
+    r"|heard|said|adopts?|of_use|lookat|gate|rollcall|harms?|strikes?|disturber)(?:_|$)|^_?(?-i:Submitted)$",
+    re.IGNORECASE,
 )
 # The hook's methods of version 0.1.0.
 KEPT = {"look", "alook"}

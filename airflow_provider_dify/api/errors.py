@@ -66,9 +66,9 @@ _URL_QUERY = re.compile(r"(\bhttps?://[^\s?'\"<>]{1,2000})\?[^\s'\"<>]+", re.IGN
 _TITLE_BEGIN = re.compile(r"<(?:title|h1)(?:\s[^>]{0,200})?>", re.IGNORECASE)
 _TITLE_END = re.compile(r"</(?:title|h1)", re.IGNORECASE)
 # An error says what it has to say at its beginning; what follows is neither decoded nor searched.
-_TOLD_BYTES = 65536
+_ERROR_BYTES = 65536
 _CODE_CHARS = 100
-_TOLD_FIELDS = 20
+_ERROR_FIELDS = 20
 
 AGAIN_SAME = "A retry would be answered the same way, so the task is not retried."
 AGAIN_HELPS = "A retry of the task may succeed."
@@ -149,10 +149,10 @@ class _ErrorInfo:
 
 def _error_info(answer: Answer) -> _ErrorInfo:
     if answer.is_html:
-        title = _page_title(answer.body[:_TOLD_BYTES].decode("utf-8", "replace"))
+        title = _page_title(answer.body[:_ERROR_BYTES].decode("utf-8", "replace"))
         return _ErrorInfo(answer.status, None, f"an HTML page ({excerpt(html.unescape(title)) or 'without a title'})")
     try:
-        payload = decode_json(answer.body[:_TOLD_BYTES], "the body")
+        payload = decode_json(answer.body[:_ERROR_BYTES], "the body")
     except DifyResponseError:
         return _ErrorInfo(answer.status, None, excerpt(answer.body) or "an empty body")
     return _payload_info(payload, answer.status)
@@ -171,7 +171,7 @@ def _payload_info(payload: Any, status: int) -> _ErrorInfo:
     text = (text_or_none(payload.get("message")) or "no message")[:4000]
     fields = payload.get("errors")
     if isinstance(fields, dict) and fields:
-        text += ": " + "; ".join(f"{name}: {message}"[:500] for name, message in islice(fields.items(), _TOLD_FIELDS))
+        text += ": " + "; ".join(f"{name}: {message}"[:500] for name, message in islice(fields.items(), _ERROR_FIELDS))
     code = excerpt(text_or_none(payload.get("code")) or "", _CODE_CHARS) or None
     return _ErrorInfo(status, code, excerpt(_without_queries(text[:4000]), 1000))
 
@@ -219,11 +219,11 @@ def error_for_answer(
     :param remedies: What to do about errors of this operation, by their code, where it is not the usual.
     :param reads: Whether nothing was to be started, so that a quota of runs is a limit like others.
     """
-    told = _error_info(answer)
+    info = _error_info(answer)
     retry_after = retry_after_seconds(answer.headers)
     if answer.ok:
         return DifyResponseError(
-            f"{what}: HTTP {answer.status} came with {told.text} instead of JSON.",
+            f"{what}: HTTP {answer.status} came with {info.text} instead of JSON.",
             advice="Something in front of Dify, such as the login page of a gateway, may have answered: check the "
             "connection's Base URL (host) and Gateway headers (headers).",
             where="field Base URL",
@@ -238,15 +238,15 @@ def error_for_answer(
             where="field Base URL",
             status_code=answer.status,
         )
-    if answer.status == HTTPStatus.NOT_FOUND and told.code is None and answer.is_html:
+    if answer.status == HTTPStatus.NOT_FOUND and info.code is None and answer.is_html:
         return DifyNotFoundError(
-            f"{what}: HTTP 404 with {told.text}: nothing is served at this path.",
+            f"{what}: HTTP 404 with {info.text}: nothing is served at this path.",
             advice="Check the connection's Base URL (host): it usually ends in /v1.",
             on_retry=AGAIN_SAME,
             where="field Base URL",
             status_code=404,
         )
-    return _error(told, what, retry_after, remedies, reads=reads)
+    return _error(info, what, retry_after, remedies, reads=reads)
 
 
 def error_for_event(payload: Mapping[str, Any], what: str) -> DifyError:
@@ -259,71 +259,71 @@ def error_for_event(payload: Mapping[str, Any], what: str) -> DifyError:
 
 
 def _error(
-    told: _ErrorInfo,
+    info: _ErrorInfo,
     what: str,
     retry_after: float | None,
     remedies: Mapping[str, str] | None = None,
     *,
     reads: bool = False,
 ) -> DifyError:
-    label = f"HTTP {told.status}" + (f" {told.code}" if told.code else "")
-    text = told.text.lower()
+    label = f"HTTP {info.status}" + (f" {info.code}" if info.code else "")
+    text = info.text.lower()
 
     def error(kind: type[DifyError], remedy: str, again: str, **more: Any) -> DifyError:
         return kind(
-            f"{what}: {label}: {told.text.rstrip('.')}.",
-            advice=(remedies or {}).get(told.code or "", remedy),
+            f"{what}: {label}: {info.text.rstrip('.')}.",
+            advice=(remedies or {}).get(info.code or "", remedy),
             on_retry=again,
-            status_code=told.status,
-            code=told.code,
+            status_code=info.status,
+            code=info.code,
             **more,
         )
 
-    if not reads and is_quota(told.status, told.code, told.text):
+    if not reads and is_quota(info.status, info.code, info.text):
         remedy = "A quota is used up, so nothing was started: wait until it is renewed, or upgrade the plan."
         return error(DifyQuotaError, remedy, AGAIN_SAME, retry_after=retry_after)
-    if is_rate_limit(told.status, told.text):
+    if is_rate_limit(info.status, info.text):
         remedy = "The server takes no further request now; nothing was started."
         return error(DifyRateLimitError, remedy, AGAIN_HELPS, retry_after=retry_after)
-    if told.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+    if info.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
         remedy = "The proxy refuses user and password: check the connection's Proxy (proxy)."
         return error(DifyTransportError, remedy, AGAIN_SAME, sent=False, where="field Proxy")
-    if told.status == HTTPStatus.UNAUTHORIZED:
+    if info.status == HTTPStatus.UNAUTHORIZED:
         remedy = "Put the app's API key (app-…; in Dify: the app, API Access) into the connection's API key (password)."
         return error(DifyAuthenticationError, remedy, AGAIN_SAME, where="field API key")
-    if told.status == HTTPStatus.FORBIDDEN:
+    if info.status == HTTPStatus.FORBIDDEN:
         remedy = "Switch on the app's API access in Dify, or check what the gateway asks for."
         return error(DifyPermissionError, remedy, AGAIN_SAME)
-    if told.status == HTTPStatus.NOT_FOUND:
+    if info.status == HTTPStatus.NOT_FOUND:
         remedy = "Check the id, and that it belongs to the app whose API key is used."
         return error(DifyNotFoundError, remedy, AGAIN_SAME)
-    if told.code == _UNPUBLISHED_CODE or told.text.startswith(_UNPUBLISHED_TEXT):
+    if info.code == _UNPUBLISHED_CODE or info.text.startswith(_UNPUBLISHED_TEXT):
         remedy = "The app has never been published: open its workflow in Dify and press Publish."
         return error(DifyAppError, remedy, AGAIN_SAME)
-    if told.code in _OTHER_APP_CODES:
+    if info.code in _OTHER_APP_CODES:
         remedy = (
             "The key is of an app of another type (chatflow, chatbot, agent or text generator), which cannot be run. "
             f"{USE_WORKFLOW_APP}"
         )
         return error(DifyAppError, remedy, AGAIN_SAME, where="field API key")
-    if told.code in _PROVIDER_CODES or "plugin daemon" in text:
+    if info.code in _PROVIDER_CODES or "plugin daemon" in text:
         cause = "The model provider or plugin behind the app is the cause, not the inputs."
-        if special := _PROVIDER_REMEDIES.get(told.code or ""):
+        if special := _PROVIDER_REMEDIES.get(info.code or ""):
             return error(DifyProviderError, f"{cause} {special}", AGAIN_AFTER)
         return error(DifyProviderError, cause, AGAIN_HELPS)
-    if told.status == HTTPStatus.BAD_REQUEST and any(known_text in text for known_text in _HTTP_ON_TLS_PORT):
+    if info.status == HTTPStatus.BAD_REQUEST and any(known_text in text for known_text in _HTTP_ON_TLS_PORT):
         remedy = "The server speaks https here: let the connection's Base URL (host) begin with https://."
         return error(DifyResponseError, remedy, AGAIN_AFTER, where="field Base URL")
-    if told.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+    if info.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return error(DifyInvalidInputError, "The file or body is larger than the server accepts.", AGAIN_SAME)
-    if told.status in (
+    if info.status in (
         HTTPStatus.BAD_REQUEST,
         HTTPStatus.PRECONDITION_FAILED,
         HTTPStatus.UNPROCESSABLE_ENTITY,
-    ) or (told.status == HTTPStatus.INTERNAL_SERVER_ERROR and is_input_text(told.text)):
+    ) or (info.status == HTTPStatus.INTERNAL_SERVER_ERROR and is_input_text(info.text)):
         remedy = "Compare inputs and files with the input form of the workflow's start node."
         return error(DifyInvalidInputError, remedy, AGAIN_SAME)
-    if told.status >= 500:
+    if info.status >= 500:
         remedy = "The server or a gateway before it failed."
         return error(DifyServerError, remedy, AGAIN_HELPS, retry_after=retry_after)
     remedy = "Dify's API does not answer this way: check the connection's Base URL (host)."

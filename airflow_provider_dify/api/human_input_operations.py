@@ -59,8 +59,8 @@ class SinceHumanInput(Operation[T]):
         :raises DifyError: It is an error; the form's token is not in it.
         """
         if answer.status == HTTPStatus.NOT_FOUND and answer.is_html and not self._is_there(answer):
-            told = answer.server_version
-            which = f"and this server is {told}" if told else "and this server has no such route"
+            version = answer.server_version
+            which = f"and this server is {version}" if version else "and this server has no such route"
             raise DifyUnsupportedError(
                 f"{self.call.what} needs Dify 1.14 or later, {which}. Nothing was changed.", status_code=404
             )

@@ -108,7 +108,7 @@ class StartedRun:
     :param task_id: The id that a stop needs; None where the answer did not tell it.
     :param app_id: The app's id, for the console link; None where the answer did not tell it.
     :param server_version: The server's version, from its ``x-version`` header; None without one.
-    :param run: The run, where the answer already told how it ended or paused. GET run may say otherwise.
+    :param run: The run, where the answer already says how it ended or paused. GET run may say otherwise.
     :param settled: Whether the submission itself lasted to the run's end, so that a poll need not wait.
     """
 
@@ -156,10 +156,10 @@ class LogPage:
     @cached_property
     def running(self) -> frozenset[str]:
         """Ids, in lower case, of the runs that every row of theirs calls running."""
-        told: tuple[set[str], set[str]] = (set(), set())
+        by_state: tuple[set[str], set[str]] = (set(), set())
         for row in self.runs:
-            told[row.status is RunStatus.RUNNING].add(row.workflow_run_id.lower())
-        return frozenset(told[True] - told[False])
+            by_state[row.status is RunStatus.RUNNING].add(row.workflow_run_id.lower())
+        return frozenset(by_state[True] - by_state[False])
 
     def running_row(self, workflow_run_id: str) -> LoggedRun | None:
         """Return the row of a run that every row of it calls running, else None."""
@@ -251,14 +251,14 @@ def parse_run(payload: Any, run_id: str) -> WorkflowRun:
     """
     what = f"The answer about run {run_id}"
     data = _mapping(payload, what)
-    told = data.get("id") or data.get("workflow_run_id")
-    if told is None and data.get("status") is None:
+    found = data.get("id") or data.get("workflow_run_id")
+    if found is None and data.get("status") is None:
         raise DifyRunNotFoundError(
             f"The server shows no run {run_id} to this API key. The id may be of another app, "
             "or the run's row may not be written yet.",
             workflow_run_id=run_id,
         )
-    if told is not None and str(told).lower() != run_id.lower():
+    if found is not None and str(found).lower() != run_id.lower():
         raise DifyResponseError(f"{what} is about another run.", workflow_run_id=run_id)
     return _run(data, run_id, what)
 
@@ -320,9 +320,9 @@ def _logged_run(row: Any) -> LoggedRun | None:
     if run_id is None or not isinstance(run, dict):
         return None
     error = text_or_none(run.get("error"))
-    told = run.get("status")
+    text = run.get("status")
     # Most rows of a page that is asked for again and again are of runs that go on.
-    status = RunStatus.RUNNING if told == "running" else _status_or_none(told, error)
+    status = RunStatus.RUNNING if text == "running" else _status_or_none(text, error)
     if status is None:
         return None
     end_user, account = row.get("created_by_end_user"), row.get("created_by_account")

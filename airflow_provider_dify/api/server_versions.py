@@ -18,7 +18,7 @@ class Server:
     A version that is not known (a gateway may strip the header) or not understood counts as a current one:
     the older ones are the exception, and each of their quirks costs a current server something.
 
-    :param version: The version as told; None when unknown.
+    :param version: The version as the server names it; None when unknown.
     """
 
     version: str | None = None

@@ -27,7 +27,7 @@ PIECE_BYTES = 16 * 1024
 """What one step decompresses at most."""
 _STEP_BYTES = 4 * 1024
 # More than twice of what they hold no compressed data take, but for their beginning.
-_BARREN_BYTES = 1024 * 1024
+_SURPLUS_BYTES = 1024 * 1024
 _GZIP = frozenset({"gzip", "x-gzip"})
 _DEFLATE = "deflate"
 # Names that web servers and object stores also send for bodies that are not compressed.
@@ -110,7 +110,7 @@ class BodyDecoder:
             self._inflater = None
         self._taken -= len(self._step)
         self._given += len(piece)
-        if self._taken > 2 * self._given + _BARREN_BYTES:
+        if self._taken > 2 * self._given + _SURPLUS_BYTES:
             raise ValueError(f"its {self._coding} data hold next to nothing")
         return piece
 

@@ -251,15 +251,15 @@ def _network_cause(error: BaseException) -> tuple[str | None, str]:
         matching = [each for each in seen if isinstance(each, kind)]
         if matching:
             # aiohttp's wrappers are of the system's classes too, and know no details.
-            told = (getattr(each, name, None) for each in matching for name in ("verify_message", "reason"))
-            return _tls_cause(cause, next((text for text in told if isinstance(text, str) and text), ""))
+            texts = (getattr(each, name, None) for each in matching for name in ("verify_message", "reason"))
+            return _tls_cause(cause, next((text for text in texts if isinstance(text, str) and text), ""))
     if any(isinstance(each, OSError) and each.errno in _NO_ROUTE for each in seen):
         return "unreachable", ""
     if any("Timeout" in name for name in names):
         return "timeout", ""
     if names & _CLOSED:
         return "closed", ""
-    return None, _said_by(seen)
+    return None, _text_of_innermost(seen)
 
 
 def _tls_cause(cause: str, reason: str) -> tuple[str, str]:
@@ -272,7 +272,7 @@ def _tls_cause(cause: str, reason: str) -> tuple[str, str]:
     return cause, reason.replace("_", " ").lower()
 
 
-def _said_by(errors: list[BaseException]) -> str:
+def _text_of_innermost(errors: list[BaseException]) -> str:
     """Return what the innermost error says, unless it is a client's dump."""
     inner = errors[-1]
     text = excerpt(str(inner), 200)
@@ -293,7 +293,7 @@ def may_repeat(call: Call, error: BaseException) -> bool:
 
 
 def retry_rules(call: Call) -> dict[str, Any]:
-    """Return the arguments for tenacity: 3 retries after 1, 2 and 4 s, with jitter, or later if told so.
+    """Return the arguments for tenacity: 3 retries after 1, 2 and 4 s, with jitter, or later if the server asks for it.
 
     None begins after the caller's deadline, and no pause goes beyond it.
     """

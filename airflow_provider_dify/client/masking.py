@@ -1,4 +1,4 @@
-"""Secrets that no log may show: told to Airflow, or kept out of the records of the HTTP client."""
+"""Secrets that no log may show: passed to Airflow, or kept out of the records of the HTTP client."""
 
 from __future__ import annotations
 

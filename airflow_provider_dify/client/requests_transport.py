@@ -296,7 +296,7 @@ class SyncTransport:
         """
         connection = self._connection
         session = self._new_session(foreign=not address.is_own)
-        told = replace(connection, base_url=address.origin)
+        file_connection = replace(connection, base_url=address.origin)
         headers = {**(connection.headers if address.is_own else {}), "User-Agent": user_agent()}
         failure: DifyError | None = None
         connect, read, whole = patience(connection, None)
@@ -311,10 +311,12 @@ class SyncTransport:
                 stream=True,
             )
         except _FAILURES as error:
-            failure = transport_error(told, call, error, sent=True)
+            failure = transport_error(file_connection, call, error, sent=True)
         finally:
             socket_limit.reset(outer)
         if failure:
             session.close()
             raise failure
-        return SyncExchange(told, call, response, (response.status_code, response.headers), limit, session, _SIZE)
+        return SyncExchange(
+            file_connection, call, response, (response.status_code, response.headers), limit, session, _SIZE
+        )

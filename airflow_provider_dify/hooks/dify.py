@@ -428,7 +428,9 @@ class DifyHook(HumanInputCalls, BaseHook):
     aupload_file = asynchronous(upload_file)
     aget_info = asynchronous(get_info)
     aget_parameters = asynchronous(get_parameters)
-    alook = asynchronous(WorkerClient.look)
+    apoll = asynchronous(WorkerClient.poll)
+    # The names of version 0.1.0.
+    look, alook = WorkerClient.poll, apoll
     acheck_server = asynchronous(WorkerClient.check_server)
     afind_started = asynchronous(WorkerClient.find_started)
     afind_task_id = asynchronous(WorkerClient.find_task_id)

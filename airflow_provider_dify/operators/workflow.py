@@ -16,7 +16,7 @@ from airflow_provider_dify.rules.human_waiting import Asking, check_on_pause
 from airflow_provider_dify.rules.output_files import check_hosts
 from airflow_provider_dify.rules.settings import (
     DEFER_AFTER_SECONDS,
-    FIRST_LOOK_SECONDS,
+    FIRST_POLL_SECONDS,
     MAX_FILE_BYTES,
     MAX_XCOM_BYTES,
     RESPONSE_MODES,
@@ -187,7 +187,7 @@ class DifyRunWorkflowOperator(BaseOperator, Generic[OutputsT]):
         wait_for_termination: bool = True,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         defer_after: float | timedelta = DEFER_AFTER_SECONDS,
-        poll_interval: float = FIRST_LOOK_SECONDS,
+        poll_interval: float = FIRST_POLL_SECONDS,
         max_poll_interval: float | None = None,
         timeout: float | timedelta = TIMEOUT_SECONDS,
         durable: bool = True,

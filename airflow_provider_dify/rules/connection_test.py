@@ -1,4 +1,4 @@
-"""The test of a connection: what is asked of the server, and what is then said."""
+"""The test of a connection: what is asked of the server, and the message that follows."""
 
 from __future__ import annotations
 

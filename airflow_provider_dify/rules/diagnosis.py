@@ -95,9 +95,9 @@ def problem(error: DifyError, base_url: str, app: AppInfo | None = None) -> str:
         return (
             " ".join(unreachable(error.cause, error.detail, base_url)) if error.cause else error.message_without_retry
         )
-    told = error.message_without_retry
+    detail = error.message_without_retry
     headline = _headline(error, base_url, app)
-    return f"{headline} {told}" if headline else told
+    return f"{headline} {detail}" if headline else detail
 
 
 def _headline(error: DifyError, base_url: str, app: AppInfo | None) -> str:

@@ -13,7 +13,7 @@ from airflow_provider_dify.exceptions import DifyNotFoundError, is_final
 from airflow_provider_dify.rules.identity import marker
 from airflow_provider_dify.rules.outages import is_outage
 from airflow_provider_dify.rules.polling import UNKNOWN_GRACE_SECONDS, Deadline, PollResult
-from airflow_provider_dify.rules.settings import FIRST_LOOK_SECONDS
+from airflow_provider_dify.rules.settings import FIRST_POLL_SECONDS
 from airflow_provider_dify.rules.waiting import PollRun, Sleep
 
 # A queued run is invisible, and some were seen to start more than a minute after their submission (dify-behaviour.md,
@@ -180,4 +180,4 @@ def poll_earlier_run(workflow_run_id: str, clock: Callable[[], float], deadline:
             is_away = is_outage(poll_result.error) and deadline.left(clock()) > 0
             if is_final(poll_result.error) or (spent >= EARLIER_RUN_SECONDS and not is_away):
                 raise poll_result.error
-        yield Sleep(FIRST_LOOK_SECONDS)
+        yield Sleep(FIRST_POLL_SECONDS)

@@ -46,7 +46,7 @@ _LAST = frozenset({ERROR, WORKFLOW_FINISHED})
 
 @dataclass(frozen=True)
 class ReadEvents:
-    """Asks the driver for what happens in a run, as ``Heard``, within so many seconds.
+    """Asks the driver for what happens in a run, as ``EventBatch``, within so many seconds.
 
     The first one opens the stream, which replays the past; it stays open until it ends or the wait does. The
     driver answers as soon as something has happened, and lets the time pass where it cannot listen.
@@ -58,8 +58,8 @@ class ReadEvents:
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What a driver heard.
+class EventBatch:
+    """What a driver has read.
 
     :param events: Events, in their order.
     :param ended: Whether the stream has ended; it was closed then.
@@ -126,20 +126,20 @@ def followed(
     :return: What the wait returns, with the step that failed where that is known.
     """
     follower = _Follower(steps, user, clock)
-    told: Any = None
+    answer: Any = None
     while True:
         try:
-            request = flow.send(told)
+            request = flow.send(answer)
         except StopIteration as end:
             result: WaitResult | HandOver = end.value
             break
         if isinstance(request, Sleep) and follower.may_listen:
             yield from follower.listen(request.seconds)
-            told = None
+            answer = None
         else:
-            told = yield request
-            if isinstance(request, PollRun) and isinstance(told, PollResult):
-                yield from follower.polled(told)
+            answer = yield request
+            if isinstance(request, PollRun) and isinstance(answer, PollResult):
+                yield from follower.polled(answer)
     if isinstance(result, HandOver):
         return result
     for line in steps.closing():
@@ -224,15 +224,15 @@ class _Follower:
         self._cut_short = False
         self._listening = True
         while self._listening and not self._cut_short and (left := until - self._clock()) > 0:
-            heard = yield ReadEvents(self._run_id, self._user, left)
-            assert isinstance(heard, Heard)
-            self._was_refused = self._was_refused or heard.refused
-            for line in self._steps.take(heard.events):
+            batch = yield ReadEvents(self._run_id, self._user, left)
+            assert isinstance(batch, EventBatch)
+            self._was_refused = self._was_refused or batch.refused
+            for line in self._steps.take(batch.events):
                 yield Say(line)
-            self._note(heard.events)
-            if heard.ended:
+            self._note(batch.events)
+            if batch.ended:
                 self._listening = False
-                yield from self._ended(heard)
+                yield from self._ended(batch)
 
     def _note(self, events: tuple[Event, ...]) -> None:
         """Learn of a pause, which a poll is to show at once, and of a resume and the end."""
@@ -245,22 +245,22 @@ class _Follower:
         paused_now = any(event.event == WORKFLOW_PAUSED for event in events) and self._is_paused
         self._cut_short = paused_now and self._status is not RunStatus.PAUSED
 
-    def _ended(self, heard: Heard) -> Generator[Say, Any, None]:
-        last = heard.events[-1].event if heard.events else None
-        if heard.error is None and last in _LAST:
+    def _ended(self, batch: EventBatch) -> Generator[Say, Any, None]:
+        last = batch.events[-1].event if batch.events else None
+        if batch.error is None and last in _LAST:
             self._cut_short = self._over = True
             return
         if self._is_paused or self._status is RunStatus.PAUSED:
             self._reopened += 1
             self._pass_over = True
             return
-        if _is_missing(heard.error) and self._missing < _MISSING_AT_MOST:
+        if _is_missing(batch.error) and self._missing < _MISSING_AT_MOST:
             self._missing += 1
             return
         self._over = True
         if self._status is None or not self._status.is_terminal:
             self.has_given_up = True
-            yield Say(f"The steps of Dify run {self._run_id} are not followed any further: {self._why(heard.error)}.")
+            yield Say(f"The steps of Dify run {self._run_id} are not followed any further: {self._why(batch.error)}.")
 
     def _why(self, error: DifyError | None) -> str:
         if error is None:

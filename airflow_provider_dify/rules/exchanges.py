@@ -286,14 +286,14 @@ def task_id(workflow_run_id: str, user: str, log: Callable[..., None]) -> Flow[s
     decoder, user, run_id = EventDecoder(), check_user(user), check_id(workflow_run_id, "workflow_run_id")
     found: list[str] = []
 
-    def told(chunk: bytes) -> bool:
+    def names_task(chunk: bytes) -> bool:
         found.extend(filter(None, [task_id_in(decoder.feed(chunk), workflow_run_id)]))
         return bool(found)
 
     try:
         operation = (yield GET_API).run_events(run_id, user, snapshot=True)
         operation.check((yield Open(operation.call, timeout=STOP_TIMEOUT_SECONDS, retry=False, past_deadline=True)))
-        yield from _chunks(STOP_TIMEOUT_SECONDS, told)
+        yield from _chunks(STOP_TIMEOUT_SECONDS, names_task)
     except DifyError as error:
         log("The task id of run %s could not be read: %s", workflow_run_id, error)
     return found[0] if found else None

@@ -293,8 +293,8 @@ def _problem(file: dict[str, Any] | FileToUpload, rules: FileRules) -> str | Non
     possible = _detected(extension, mime_type)
     if possible and kind not in possible and (mime_type or extension):
         what = " or ".join(map(repr, sorted(possible)))
-        told = f"its extension {'.' + extension!r}" if extension else "its name without extension"
-        told += f" and MIME type {mime_type!r}" if mime_type else ""
+        marks = f"its extension {'.' + extension!r}" if extension else "its name without extension"
+        marks += f" and MIME type {mime_type!r}" if mime_type else ""
         remedy = (
             "give it a 'name' with an extension of that type, a 'mime_type' such as 'text/plain' for a document"
             if isinstance(file, FileToUpload)
@@ -302,7 +302,7 @@ def _problem(file: dict[str, Any] | FileToUpload, rules: FileRules) -> str | Non
         )
         allows = f" The app allows {_listing(rules.types)} there." if rules.types else ""
         return (
-            f"would be refused as {kind!r}: Dify takes it for {what} by {told}.{allows} Remedy: {remedy}, or let the "
+            f"would be refused as {kind!r}: Dify takes it for {what} by {marks}.{allows} Remedy: {remedy}, or let the "
             "app allow other file types ('custom', with that extension) and set the 'type' to 'custom'."
         )
     return None

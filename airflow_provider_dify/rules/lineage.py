@@ -86,7 +86,7 @@ def run_properties(run_id: str, run: WorkflowRun | None, app_id: str | None) -> 
 
     :param run_id: The run.
     :param run: How it ended; None for a run that is not known to have.
-    :param app_id: The app, where the submission told it.
+    :param app_id: The app, where the submission has named it.
     """
     properties: dict[str, Any] = {"workflowRunId": run_id, "appId": app_id}
     if run is not None:

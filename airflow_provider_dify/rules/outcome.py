@@ -22,7 +22,7 @@ NEW_RUN = "A retry of the task starts a new run."
 NEW_RUN_UNLESS_ACTIVE = (
     "A retry of the task starts a new run, or reattaches to this one where Dify still shows it as active."
 )
-TAKEN_UP = (
+REATTACHED = (
     "It was not stopped: a retry of the task reattaches to it. If Dify has lost it (a restart, say), only a clear of "
     "the task starts a new run."
 )
@@ -101,7 +101,7 @@ def retry_after_timeout(*, asked_to_stop: bool, remembered: bool, findable: bool
     """
     if asked_to_stop:
         return f"{STOPPED} {NEW_RUN_UNLESS_ACTIVE if findable and not remembered else NEW_RUN}"
-    return TAKEN_UP if findable or remembered else LEFT_BEHIND
+    return REATTACHED if findable or remembered else LEFT_BEHIND
 
 
 def timeout_error(

@@ -85,8 +85,8 @@ def too_large(size: int | None, limit: int) -> DifyFileRefusedError:
     :param size: Its bytes; None where only the limit is known to be passed.
     :param limit: Bytes of one file at most.
     """
-    told = "more" if size is None else f"{size:,} bytes"
-    return DifyFileRefusedError(f"it has {told}, and max_file_bytes allows {limit:,} bytes.")
+    shown = "more" if size is None else f"{size:,} bytes"
+    return DifyFileRefusedError(f"it has {shown}, and max_file_bytes allows {limit:,} bytes.")
 
 
 def too_large_together(limit: int) -> DifyFileRefusedError:

@@ -23,7 +23,7 @@ MAX_FAILURES_IN_A_ROW = 60
 # For a run that the driver watches: often enough for the line a minute in the log.
 WATCHED_SECONDS = 20.0
 # Airflow measures execution_timeout from an earlier moment than the deadline can know, and deals with it
-# without asking the operator: the provider's own deadline must strike first to stop the run and to say why.
+# without asking the operator: the provider's own deadline must pass first to stop the run and to say why.
 EXECUTION_TIMEOUT_MARGIN_SECONDS = 5.0
 # After the trigger has seen the end, reading the outputs may take this long, whatever the deadline.
 COLLECT_SECONDS = 60.0
@@ -94,7 +94,7 @@ class PollResult:
 
 @dataclass(frozen=True)
 class Wait:
-    """Look again after so many seconds."""
+    """Poll again after so many seconds."""
 
     seconds: float
 

@@ -78,7 +78,7 @@ class AwaitServer:
 
 @dataclass(frozen=True)
 class Search:
-    """Look for a run by its markers.
+    """Search for a run by its markers.
 
     :param markers: The ``user`` values, the latest first.
     :param earlier: Whether it is not even known that there was a submission: then patience ends the search, and
@@ -93,7 +93,7 @@ class Search:
 
 
 @dataclass(frozen=True)
-class TakeUp:
+class Reattach:
     """Poll the run of an earlier try, and go on with it where it is reusable.
 
     :param run: The run.
@@ -128,7 +128,7 @@ class Fail:
 
 def first_step(
     this_try: TaskTry, kept: SubmissionRecord | None, *, durable: bool, can_search: bool, remembers: bool
-) -> Submit | Search | TakeUp:
+) -> Submit | Search | Reattach:
     """Return how a try begins.
 
     :param kept: The note that an earlier try of this clear generation has left.
@@ -139,7 +139,7 @@ def first_step(
     if not durable:
         return Submit()
     if kept is not None and kept.workflow_run_id is not None:
-        return TakeUp(StartedRun(kept.workflow_run_id, kept.task_id), kept.marker)
+        return Reattach(StartedRun(kept.workflow_run_id, kept.task_id), kept.marker)
     if not can_search:
         return Submit()
     if kept is not None:
@@ -199,7 +199,7 @@ def after_search(
     durable: bool,
     resubmits: bool,
     hint: str = "",
-) -> Submit | TakeUp | Wait | Fail:
+) -> Submit | Reattach | Wait | Fail:
     """Return what follows a search.
 
     :param result: How it ended.
@@ -230,7 +230,7 @@ def after_search(
             )
         )
     run = StartedRun(result.workflow_run_id)
-    return Wait(run) if result.marker == user else TakeUp(run, result.marker)
+    return Wait(run) if result.marker == user else Reattach(run, result.marker)
 
 
 def after_shutdown(run: WorkflowRun, *, resubmissions: int, jitter: float) -> SubmitLater | None:

@@ -1,4 +1,4 @@
-"""The search for a run whose submission told nothing: by its marker, in the workflow logs."""
+"""The search for a run that its submission has not named: by its marker, in the workflow logs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FindRequest = Sleep | FindMarker | Say
 FindFlow = Generator[FindRequest, Any, FindResult]
 
 
-def of_use(run: LoggedRun) -> bool:
+def is_reusable(run: LoggedRun) -> bool:
     """Tell whether a run of an earlier try may be reattached; its row in the logs is the first hint only."""
     return run.status not in (RunStatus.FAILED, RunStatus.STOPPED)
 

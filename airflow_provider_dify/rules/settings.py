@@ -14,7 +14,7 @@ from airflow_provider_dify.api.checks import guarded, plain_int, plain_text, pre
 from airflow_provider_dify.api.values import shape_of
 from airflow_provider_dify.exceptions import DifyInvalidInputError
 
-FIRST_LOOK_SECONDS = 1.0
+FIRST_POLL_SECONDS = 1.0
 MAX_INTERVAL_SECONDS = 5.0
 TIMEOUT_SECONDS = 300.0
 FAILURE_INTERVAL_SECONDS = 30.0
@@ -140,7 +140,7 @@ class PollSchedule:
         do not ask at the same moment.
     """
 
-    first: float = FIRST_LOOK_SECONDS
+    first: float = FIRST_POLL_SECONDS
     longest: float = MAX_INTERVAL_SECONDS
     factor: float = 2.0
     jitter: float = 0.1

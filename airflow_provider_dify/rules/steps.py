@@ -51,7 +51,7 @@ class Step:
     seconds: float | None = None
     tokens: int | None = None
     error: str = ""
-    told_start: bool = False
+    start_is_logged: bool = False
     key: str = ""
 
     @property
@@ -82,12 +82,12 @@ class StepLog:
     _texts: dict[str, _Text] = field(default_factory=dict)
     _rounds: dict[str, int] = field(default_factory=dict)
     _failed: Step | None = None
-    _untold: int = 0
+    _not_kept: int = 0
 
     def logged_steps(self) -> dict[str, str]:
         """Return what ``logged`` of the process is that goes on; the oldest where there are very many."""
         steps = list(self._steps.values())[:TABLE_ROWS]
-        return {step.key: step.status for step in steps if step.told_start or step.status != "running"}
+        return {step.key: step.status for step in steps if step.start_is_logged or step.status != "running"}
 
     @property
     def is_known(self) -> bool:
@@ -111,7 +111,7 @@ class StepLog:
                 ended = self._finished(event)
                 if ended is not None and self.logged.get(ended.key) != ended.status:
                     lines += self._starts([step for step in fresh if step is not ended and _holds(step, ended)])
-                    lines += self._said(ended.node_id)
+                    lines += self._text_lines(ended.node_id)
                     lines.append(self._line(ended, _outcome(ended)))
             elif event.event in _NEXT:
                 lines += self._next(event)
@@ -121,12 +121,12 @@ class StepLog:
                 self._collect(event)
             elif event.event in (WORKFLOW_FINISHED, WORKFLOW_PAUSED):
                 lines += self._starts(fresh)
-                lines += self._all_said()
+                lines += self._all_text_lines()
         return lines + self._starts(fresh)
 
     def closing(self) -> list[str]:
         """Return what is left to say when the wait ends: streamed text, and the table of the steps."""
-        return self._all_said() + self.table()
+        return self._all_text_lines() + self.table()
 
     def table(self) -> list[str]:
         """Return the steps as a table, a line for each; empty where none is known."""
@@ -153,7 +153,7 @@ class StepLog:
                 for column, (text, width) in enumerate(zip(row, widths, strict=True))
             ]
             lines.append("  " + "  ".join(cells).rstrip())
-        more = len(self._steps) - len(shown) + self._untold
+        more = len(self._steps) - len(shown) + self._not_kept
         return [*lines, f"  … and {more} more"] if more else lines
 
     def failure(self, run_error: str | None) -> str | None:
@@ -187,7 +187,7 @@ class StepLog:
             title = self._clean(data.get("title"), _TITLE_CHARS, self._clean(node_id, _TITLE_CHARS))
             parents = (text_or_none(data.get("iteration_id")), text_or_none(data.get("loop_id")))
             above = tuple(parent for parent in parents if parent and parent != node_id)
-            step = Step(node_id, title, kind, above, told_start=key in self.logged, key=key)
+            step = Step(node_id, title, kind, above, start_is_logged=key in self.logged, key=key)
             if len(self._steps) >= MAX_STEPS:
                 return self._one_too_many(step, event)
             self._steps[key] = step
@@ -195,7 +195,7 @@ class StepLog:
 
     def _one_too_many(self, step: Step, event: Event) -> Step | None:
         if event.event in _FINISHED:
-            self._untold += 1
+            self._not_kept += 1
             if event.data.get("status") == "failed":
                 # That a run fails is worth a line however many steps it has.
                 return step
@@ -203,14 +203,14 @@ class StepLog:
 
     def _started(self, event: Event) -> Step | None:
         step = self._step(event)
-        return step if step is not None and step.status == "running" and not step.told_start else None
+        return step if step is not None and step.status == "running" and not step.start_is_logged else None
 
     def _starts(self, fresh: list[Step]) -> list[str]:
         """Tell the starts that were not reported yet, of steps that are at work."""
         lines = []
         for step in fresh:
-            if step.status == "running" and not step.told_start:
-                step.told_start = True
+            if step.status == "running" and not step.start_is_logged:
+                step.start_is_logged = True
                 lines.append(self._line(step, "started"))
         return lines
 
@@ -259,7 +259,7 @@ class StepLog:
         collected.head += text[: max(0, 4 * TEXT_CHARS - len(collected.head))]
         collected.chars += len(text)
 
-    def _said(self, node_id: str) -> list[str]:
+    def _text_lines(self, node_id: str) -> list[str]:
         text = self._texts.pop(node_id, None)
         shown = excerpt(self.redact(text.head), TEXT_CHARS) if text is not None else ""
         if text is None or not shown:
@@ -270,8 +270,8 @@ class StepLog:
             return [f"Dify step: {self._clean(node_id, _TITLE_CHARS, 'the run')}: text{more}: {shown}"]
         return [self._line(step, f"text{more}: {shown}")]
 
-    def _all_said(self) -> list[str]:
-        return [line for node_id in list(self._texts) for line in self._said(node_id)]
+    def _all_text_lines(self) -> list[str]:
+        return [line for node_id in list(self._texts) for line in self._text_lines(node_id)]
 
     def _depth(self, step: Step) -> int:
         depth, parents = 0, step.parents

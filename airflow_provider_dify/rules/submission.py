@@ -144,7 +144,7 @@ def unresolved_error(
 
 
 def rate_limit_wait(attempts: int, retry_after: float | None, jitter: float) -> float:
-    """Return the seconds before a rate-limited submission is tried again: growing from 5 to 30, or as told.
+    """Return the seconds before a rate-limited submission is tried again: 5 to 30, or as the server asks.
 
     :param attempts: Submissions that were rate-limited before this one.
     :param retry_after: What the server asks for; None where it does not say.

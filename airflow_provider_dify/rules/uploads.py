@@ -1,4 +1,4 @@
-"""Files that a run is to have and that Dify does not have yet: how they are named, told apart and described."""
+"""Files that a run is to have and that Dify does not have yet: how they are named, distinguished and described."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ class BatchEngine:
         now = time.time()
         for intent, at in progress.intents.values():
             until = max(at + self._settings.run_timeout, now + QUEUE_PATIENCE_SECONDS)
-            self.active.adopt(ActiveRow(intent, None, since=at or now - 24 * 3600, until=until))
+            self.active.reattach(ActiveRow(intent, None, since=at or now - 24 * 3600, until=until))
         self._resumed = set(progress.intents)
         if progress.tally.ended or progress.intents:
             self._log.info(

@@ -124,7 +124,7 @@ class ActiveRows:
         self.rows[row.intent.digest] = row
         self._spawn(self._submit(row))
 
-    def adopt(self, row: ActiveRow) -> None:
+    def reattach(self, row: ActiveRow) -> None:
         """Search for the run of a submission that another process has recorded."""
         row.state = SEARCHING
         self.rows[row.intent.digest] = row

@@ -14,7 +14,7 @@ from airflow_provider_dify.api.events import Event
 from airflow_provider_dify.api.operations import ApiContract, Operation
 from airflow_provider_dify.client.deadlines import limited
 from airflow_provider_dify.exceptions import DifyError
-from airflow_provider_dify.rules.event_log import EventReader, Heard, ReadEvents
+from airflow_provider_dify.rules.event_log import EventBatch, EventReader, ReadEvents
 from airflow_provider_dify.runtime.stream_slots import StreamSlot
 
 if TYPE_CHECKING:
@@ -61,10 +61,10 @@ def _events_of(api: ApiContract, request: ReadEvents) -> Operation[None]:
     return api.run_events(request.workflow_run_id, request.user, snapshot=True, over_pauses=True)
 
 
-def _heard(items: list[Event | _End]) -> Heard:
+def _batch_of(items: list[Event | _End]) -> EventBatch:
     events = tuple(item for item in items if isinstance(item, Event))
     end = next((item for item in items if isinstance(item, _End)), None)
-    return Heard(events, ended=end is not None, error=end.error if end else None)
+    return EventBatch(events, ended=end is not None, error=end.error if end else None)
 
 
 class SyncFollowing:
@@ -90,20 +90,20 @@ class SyncFollowing:
         """Close the stream."""
         self._close()
 
-    def read(self, request: ReadEvents) -> Heard:
+    def read(self, request: ReadEvents) -> EventBatch:
         """Wait for the next events, at most for the seconds of the request."""
         if self._thread is None and not self._open(request):
             time.sleep(request.seconds)
-            return Heard(refused=True)
+            return EventBatch(refused=True)
         items: list[Event | _End] = []
         with suppress(queue.Empty):
             items.append(self._items.get(timeout=request.seconds))
             while True:
                 items.append(self._items.get_nowait())
-        heard = _heard(items)
-        if heard.ended:
+        batch = _batch_of(items)
+        if batch.ended:
             self._close()
-        return heard
+        return batch
 
     def _open(self, request: ReadEvents) -> bool:
         slot = StreamSlot.take(self._client.connection.base_url)
@@ -175,20 +175,20 @@ class AsyncFollowing:
         """Close the stream."""
         await self._close()
 
-    async def read(self, request: ReadEvents) -> Heard:
+    async def read(self, request: ReadEvents) -> EventBatch:
         """Wait for the next events; see ``SyncFollowing.read``."""
         if self._task is None and not await self._open(request):
             await asyncio.sleep(request.seconds)
-            return Heard(refused=True)
+            return EventBatch(refused=True)
         items: list[Event | _End] = []
         with suppress(asyncio.TimeoutError, asyncio.QueueEmpty):
             items.append(await limited(self._items.get(), request.seconds))
             while True:
                 items.append(self._items.get_nowait())
-        heard = _heard(items)
-        if heard.ended:
+        batch = _batch_of(items)
+        if batch.ended:
             await self._close()
-        return heard
+        return batch
 
     async def _open(self, request: ReadEvents) -> bool:
         try:

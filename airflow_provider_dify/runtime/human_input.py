@@ -140,26 +140,26 @@ class HumanInput:
 
     def _unanswered(self, run_id: str, kept: dict[str, Any]) -> None:
         limit, action = self._asking.response_timeout, self._asking.default_action
-        told = f"Nobody has answered the question of Dify run {run_id} within response_timeout ({limit:g} s)"
+        problem = f"Nobody has answered the question of Dify run {run_id} within response_timeout ({limit:g} s)"
         self._before = {}
         question = self._question(run_id, kept.get("asked") or kept.get("known") or [])
         if question is None:
             return
         if action is None:
-            raise DifyHumanInputTimeoutError(f"{told}, and there is no default_action.", workflow_run_id=run_id)
+            raise DifyHumanInputTimeoutError(f"{problem}, and there is no default_action.", workflow_run_id=run_id)
         options = default_options(question, action)
         if options is None:
             offered = ", ".join(map(repr, question.options))
             raise DifyHumanInputTimeoutError(
-                f"{told}, and default_action {action!r} is none of the form's actions: {offered}.",
+                f"{problem}, and default_action {action!r} is none of the form's actions: {offered}.",
                 workflow_run_id=run_id,
             )
-        self._log.warning("%s, so default_action %r takes the place of an answer.", told, action)
+        self._log.warning("%s, so default_action %r takes the place of an answer.", problem, action)
         try:
             self._send_all(run_id, read_answer(question, options, {}), "default_action", ANSWERED_BY)
         except DifyInvalidInputError as error:
             raise DifyHumanInputTimeoutError(
-                f"{told}, and default_action {action!r} cannot be sent: {error.message} Give the form's fields "
+                f"{problem}, and default_action {action!r} cannot be sent: {error.message} Give the form's fields "
                 "defaults in Dify, or ask without default_action.",
                 workflow_run_id=run_id,
             ) from error
@@ -250,10 +250,10 @@ class HumanInput:
         return True, True
 
     def _notify(self, question: Question) -> None:
-        told = {"subject": question.subject, "body": question.body, "options": list(question.options)}
+        shown = {"subject": question.subject, "body": question.body, "options": list(question.options)}
         for notifier in self._asking.notifiers:
             try:
-                notifier({**self._context, "dify_question": told})
+                notifier({**self._context, "dify_question": shown})
             except Exception as error:
                 # The action is open already, and somebody may see it: who is not notified is no reason to fail.
                 self._log.warning("%s has failed: %s", type(notifier).__name__, reason_of(error))
@@ -338,7 +338,7 @@ class HumanInput:
         """Let a moment pass until Dify goes on: a run that still shows the pause would be taken for one that asks."""
         until = time.monotonic() + RESUME_SECONDS
         while time.monotonic() < until:
-            run = self._hook.look(run_id).run
+            run = self._hook.poll(run_id).run
             if run is not None and run.status is not RunStatus.PAUSED:
                 return
             time.sleep(_RESUME_POLL_SECONDS)
@@ -355,8 +355,8 @@ def is_foreign(event: Any, kept: dict[str, Any]) -> bool:
     Airflow 3.3 and later resume a task at the answer, and its trigger goes on for a moment. With SQLite another trigger
     may get the same id meanwhile, and the event of the one then reaches the task of the other.
     """
-    told = carried(event)
-    return bool(told) and told.get("turn") != kept.get("turn")
+    resume = carried(event)
+    return bool(resume) and resume.get("turn") != kept.get("turn")
 
 
 def report_in(event: Any, kept: dict[str, Any]) -> Report | None:

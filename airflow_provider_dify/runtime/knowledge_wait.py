@@ -35,23 +35,23 @@ def follow(hook: Any, dataset_id: str, flow: WaitFlow, log: Callable[[str], None
 
     :param deadline: The flow's deadline, which no request of it outlasts.
     """
-    told: Any = None
+    answer: Any = None
     with ending_by(deadline):
         while True:
             try:
-                request = flow.send(told)
+                request = flow.send(answer)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
-            told = None
+            answer = None
             if isinstance(request, Sleep):
                 time.sleep(request.seconds)
             elif isinstance(request, Say):
                 log(request.line)
             else:
                 try:
-                    told = hook.call(operation_for(request, dataset_id))
+                    answer = hook.call(operation_for(request, dataset_id))
                 except DifyError as error:
-                    told = error
+                    answer = error
 
 
 _pollers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], DatasetPoller]] = WeakKeyDictionary()
@@ -98,19 +98,19 @@ class DatasetPoller:
 
     async def follow(self, flow: WaitFlow, log: Callable[[str], None], deadline: Deadline) -> Waited:
         """Do what a wait asks for, until it returns; see ``follow``."""
-        told: Any = None
+        answer: Any = None
         while True:
             try:
-                request = flow.send(told)
+                request = flow.send(answer)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
-            told = None
+            answer = None
             if isinstance(request, Sleep):
                 await asyncio.sleep(request.seconds)
             elif isinstance(request, Say):
                 log(request.line)
             else:
-                told = await self._answer(request, deadline)
+                answer = await self._answer(request, deadline)
 
     async def _answer(self, request: ListPage | AskBatch, deadline: Deadline) -> Any:
         now = asyncio.get_running_loop().time()

@@ -111,7 +111,7 @@ class Metrics:
         self._send(RUNS_STARTED, 1, {})
 
     def submission_unknown(self) -> None:
-        """Count a submission that was sent and whose outcome no answer told."""
+        """Count a submission that was sent and whose outcome no answer has named."""
         self._send(SUBMISSION_UNKNOWN, 1, {})
 
     def run_ended(self, run: WorkflowRun) -> None:

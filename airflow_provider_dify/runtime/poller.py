@@ -49,7 +49,7 @@ READ_AGAIN_SECONDS = 300.0
 SHARED_SECONDS = 2.0
 """How long the outcome of reading it counts for all, after a failure and after a refused key."""
 
-LAST_LOOK_SECONDS = 0.5
+LAST_POLL_SECONDS = 0.5
 """A poll this short before the deadline is the last one: it is a GET of the run whatever pages say."""
 
 SWEEP_SECONDS = 60.0
@@ -88,7 +88,7 @@ class Poller:
         self._reading: asyncio.Task[DifyError | None] | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._limiter = Limiter(MAX_CONNECTIONS)
-        self._roll = PollRegistry()
+        self._registry = PollRegistry()
         self._pages: dict[int, tuple[bytes, str | None, LogPage]] = {}
         self._alarms = Alarms()
         self.metrics = Metrics(conn_id, in_triggerer=True)
@@ -123,12 +123,12 @@ class Poller:
 
     def add(self, member: PolledClient, run_id: str, *, since: float, longest: float) -> None:
         """Count one more trigger that waits for a run; see ``PollRegistry.join``."""
-        self._roll.join(run_id, since=since, longest=longest)
+        self._registry.join(run_id, since=since, longest=longest)
         self._waiting.setdefault(run_id, []).append(member)
 
     def remove(self, member: PolledClient, run_id: str) -> None:
         """Count one trigger less."""
-        self._roll.leave(run_id)
+        self._registry.leave(run_id)
         self._waiting[run_id].remove(member)
         if not self._waiting[run_id]:
             del self._waiting[run_id]
@@ -177,7 +177,7 @@ class Poller:
         former, self._former = self._former, self._client
         self._client, self._connection = client, connection
         self._limiter.limit(connection.max_connections)
-        self._roll.forget(serves=connection.api_contract != WORKFLOW_RUNS)
+        self._registry.forget(serves=connection.api_contract != WORKFLOW_RUNS)
         if former is not None:
             await former.close()
         return None
@@ -225,7 +225,7 @@ class Poller:
         :param left: Seconds until the last poll, which is always taken.
         """
         clock = asyncio.get_running_loop().time
-        answer = self._roll.answer(run_id, clock())
+        answer = self._registry.answer(run_id, clock())
         if isinstance(answer, Await):
             until = clock() + left
             self._awaiting.add(member)
@@ -236,12 +236,12 @@ class Poller:
                 self._awaiting.discard(member)
             if clock() >= until:
                 return None
-            answer = self._roll.answer(run_id, clock(), patient=False)
+            answer = self._registry.answer(run_id, clock(), patient=False)
         return answer.status if isinstance(answer, Known) else None
 
     def learn(self, run_id: str, run: WorkflowRun) -> None:
         """Take what GET run has returned."""
-        self._roll.learn(run, run_id, asyncio.get_running_loop().time())
+        self._registry.learn(run, run_id, asyncio.get_running_loop().time())
 
     def nap(self, member: PolledClient, seconds: float) -> asyncio.Future[None]:
         """Return what is done after so many seconds, or fewer where a page has news of the member's run."""
@@ -259,7 +259,7 @@ class Poller:
         error = None if sweeper.cancelled() else sweeper.exception()
         if error is not None:
             _log.warning("Runs over the connection %r are polled one by one: %r", self._conn_id, error)
-            self._roll.fail(error, asyncio.get_running_loop().time())
+            self._registry.fail(error, asyncio.get_running_loop().time())
         self._wake_awaiting()
         if not sweeper.cancelled():
             self._watch_no_longer()
@@ -274,7 +274,7 @@ class Poller:
 
     async def _keep(self) -> None:
         clock = asyncio.get_running_loop().time
-        while (at := self._roll.next_sweep(clock())) is not None:
+        while (at := self._registry.next_sweep(clock())) is not None:
             left = at - clock()
             if left > 0:
                 await asyncio.sleep(left)
@@ -285,22 +285,22 @@ class Poller:
         clock = asyncio.get_running_loop().time
         try:
             at_once = (await self.connection()).max_connections
-            sweep, asked = self._roll.begin(clock()), 0
-            while numbers := self._roll.pages(sweep, at_once):
+            sweep, asked = self._registry.begin(clock()), 0
+            while numbers := self._registry.pages(sweep, at_once):
                 if len(numbers) == 1:
                     pages = [await self._page(sweep, numbers[0])]
                 else:
                     pages = await asyncio.gather(*(self._page(sweep, number) for number in numbers))
                 asked = numbers[-1]
                 for asked_at, page in pages:
-                    self._call(self._roll.take(sweep, page, asked_at), page)
-            for run_id in self._roll.end(sweep, clock(), random.random()):
+                    self._call(self._registry.take(sweep, page, asked_at), page)
+            for run_id in self._registry.end(sweep, clock(), random.random()):
                 for member in self._waiting[run_id]:
                     wake(member.asleep)
             self._pages = {number: page for number, page in self._pages.items() if number <= asked}
         except DifyError as error:
             _log.debug("Runs over the connection %r are polled one by one: %s", self._conn_id, error)
-            self._roll.fail(error, clock())
+            self._registry.fail(error, clock())
         finally:
             self._wake_awaiting()
 
@@ -427,7 +427,7 @@ class PolledClient(LoopClient):
 
     def left(self) -> float:
         """Return the seconds until the last poll, which is always taken."""
-        return self._deadline.left(time.time()) - LAST_LOOK_SECONDS
+        return self._deadline.left(time.time()) - LAST_POLL_SECONDS
 
     def _is_last_poll(self) -> bool:
         return self._run_id is not None and self.left() <= 0

@@ -103,17 +103,17 @@ class SubmissionRecords:
         Asked when a process is killed: Airflow also kills one that it took for dead, and whose run another try may
         have reattached since. That may be in the middle of another call, so it is asked in a thread, and not for long.
         """
-        told: list[bool] = []
+        answers: list[bool] = []
 
         def ask() -> None:
             with suppress(Exception):
                 asks_database = self._store is None or isinstance(self._store, AuditLog)
-                told.append(_is_superseded_in_database(self._try) if asks_database else self._is_noted_by_later())
+                answers.append(_is_superseded_in_database(self._try) if asks_database else self._is_noted_by_later())
 
         thread = Thread(target=ask, daemon=True)
         thread.start()
         thread.join(ASK_SECONDS)
-        return bool(told) and told[0]
+        return bool(answers) and answers[0]
 
     def _is_noted_by_later(self) -> bool:
         # To a process whose task instance has become another try the store of Airflow 3.3 shows nothing.

@@ -82,14 +82,14 @@ class Report:
         :param workflow_run_id: The run that the task waits for; None takes the event's.
         :raises DifyTriggerEventError: It is not an event of this trigger about this run.
         """
-        told = event.get("workflow_run_id") if isinstance(event, dict) else None
-        known = _has_status(event, _WAIT_STATUSES) and isinstance(told, str)
-        if not known or workflow_run_id not in (None, told):
+        run_id = event.get("workflow_run_id") if isinstance(event, dict) else None
+        known = _has_status(event, _WAIT_STATUSES) and isinstance(run_id, str)
+        if not known or workflow_run_id not in (None, run_id):
             raise _foreign_event(event, workflow_run_id)
         error = event.get("error")
         return cls(
             status=event["status"],
-            workflow_run_id=str(told),
+            workflow_run_id=str(run_id),
             run_status=event.get("run_status"),
             questions=tuple(map(str, event.get("questions") or ())),
             error=error if isinstance(error, dict) else None,
@@ -199,19 +199,19 @@ def _error_as_json(error: DifyError) -> dict[str, Any]:
     }
 
 
-def _error_from_json(told: Any, workflow_run_id: str | None) -> DifyError:
-    told = told if isinstance(told, dict) else {}
-    kind = getattr(exceptions, str(told.get("type")), None)
+def _error_from_json(error: Any, workflow_run_id: str | None) -> DifyError:
+    error = error if isinstance(error, dict) else {}
+    kind = getattr(exceptions, str(error.get("type")), None)
     if not (isinstance(kind, type) and issubclass(kind, DifyError)):
         kind = DifyError
-    parts = told.get("parts")
+    parts = error.get("parts")
     if not (isinstance(parts, list) and len(parts) == len(_PARTS)):
         # The event of an older version.
-        parts = [told.get("message") or "The trigger ended without naming an error."]
+        parts = [error.get("message") or "The trigger ended without naming an error."]
     texts = {name: str(text) for name, text in zip(_PARTS, parts, strict=False)}
     return kind(
         **texts,
-        status_code=told.get("status_code"),
-        code=told.get("code"),
+        status_code=error.get("status_code"),
+        code=error.get("code"),
         workflow_run_id=workflow_run_id,
     )

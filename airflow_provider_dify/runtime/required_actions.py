@@ -72,7 +72,7 @@ def open_action(
         also over retries and clears.
     :raises RequiredActionError: Airflow refuses it.
     """
-    told = _call(
+    opened = _call(
         open_required_action,
         ti_id=_uuid(ti_id),
         options=list(question.options),
@@ -83,7 +83,7 @@ def open_action(
         params=question.params,
         assigned_users=assigned_users,
     )
-    shown = (told.subject, told.body, list(told.options), dict(told.params or {}))
+    shown = (opened.subject, opened.body, list(opened.options), dict(opened.params or {}))
     return bool(shown == (question.subject, question.body, list(question.options), question.params))
 
 
@@ -92,12 +92,12 @@ def read_action(ti_id: UUID | str) -> Response | None:
 
     :raises RequiredActionError: Airflow does not tell: the task instance is another one now, after a clear say.
     """
-    told = _call(read_required_action, ti_id=_uuid(ti_id))
-    if not told.response_received:
+    detail = _call(read_required_action, ti_id=_uuid(ti_id))
+    if not detail.response_received:
         return None
-    user = told.responded_by_user
+    user = detail.responded_by_user
     name = None if user is None else (user.name or user.id)
-    return Response(list(told.chosen_options or ()), dict(told.params_input or {}), name)
+    return Response(list(detail.chosen_options or ()), dict(detail.params_input or {}), name)
 
 
 def close_action(ti_id: UUID | str, why: str) -> bool:
@@ -118,10 +118,10 @@ def _uuid(ti_id: UUID | str) -> UUID:
 
 def _call(function: Any, **arguments: Any) -> Any:
     try:
-        told = function(**arguments)
+        answer = function(**arguments)
     except Exception as error:
         raise RequiredActionError(f"{type(error).__name__}: {error}") from error
-    if told is None or type(told).__name__ == "ErrorResponse":
+    if answer is None or type(answer).__name__ == "ErrorResponse":
         # Some versions return an error where others raise it.
-        raise RequiredActionError(f"Airflow answered {told!r}")
-    return told
+        raise RequiredActionError(f"Airflow answered {answer!r}")
+    return answer

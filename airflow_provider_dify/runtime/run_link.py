@@ -29,7 +29,7 @@ def run_page(console_url: str, app_id: str) -> str:
 def run_url(console_url: str | None, app_id: str | None) -> str | None:
     """Return the page that a task links to: the app's runs, the console itself, or none.
 
-    Nothing is made up: without an app id that the server told it is the console, and without a console that is
+    Nothing is made up: without an app id of the server it is the console, and without a console that is
     known (a gateway of the ``workflow-runs`` contract is none) there is no link.
 
     :param console_url: Dify's console, without a slash at the end.

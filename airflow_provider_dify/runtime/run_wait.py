@@ -208,7 +208,7 @@ class RunWait(TaskWait):
         deadline = self._deadline(submission)
         if started.settled:
             # The end in the answer to a submission is no authority; the row is (dify-behaviour.md, section 12).
-            poll_result = self._hook.look(started.workflow_run_id)
+            poll_result = self._hook.poll(started.workflow_run_id)
             if poll_result.run is not None and poll_result.run.status.is_terminal:
                 return self._finish(started, Ended(poll_result.run), deadline, submission)
         leaves_at, polls = self._leaves_at(deadline), 0

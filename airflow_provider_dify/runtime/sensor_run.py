@@ -25,7 +25,7 @@ from airflow_provider_dify.rules.polling import (
     Wait,
     Watch,
 )
-from airflow_provider_dify.rules.settings import FIRST_LOOK_SECONDS
+from airflow_provider_dify.rules.settings import FIRST_POLL_SECONDS
 from airflow_provider_dify.rules.waiting import PausedOut, WaitResult
 from airflow_provider_dify.runtime.deferral import defer
 from airflow_provider_dify.runtime.metrics import Metrics
@@ -109,13 +109,13 @@ class SensorRun(TaskWait):
         named it, and a rescheduled sensor remembers nothing of earlier polls.
         """
         run_id = self._run_id()
-        poll_result = self._hook.look(run_id)
+        poll_result = self._hook.poll(run_id)
         result: WaitResult | Wait
         if poll_result.run is not None:
             self._show(poll_result.run)
         if isinstance(poll_result.error, DifyNotFoundError):
-            grace = Deadline(time.time() + UNKNOWN_GRACE_SECONDS + FIRST_LOOK_SECONDS)
-            result = self._hook.follow(self._flow(run_id, grace, FIRST_LOOK_SECONDS), self._log.debug, grace)
+            grace = Deadline(time.time() + UNKNOWN_GRACE_SECONDS + FIRST_POLL_SECONDS)
+            result = self._hook.follow(self._flow(run_id, grace, FIRST_POLL_SECONDS), self._log.debug, grace)
         elif (
             poll_result.run is not None
             and poll_result.run.status is RunStatus.PAUSED
@@ -159,7 +159,7 @@ class SensorRun(TaskWait):
 
     @property
     def _first_wait(self) -> float:
-        return min(FIRST_LOOK_SECONDS, self._sensor.schedule.first)
+        return min(FIRST_POLL_SECONDS, self._sensor.schedule.first)
 
     def _defer(self, run_id: str, deadline: Deadline, since: float, polls: int) -> NoReturn:
         schedule = self._sensor.schedule

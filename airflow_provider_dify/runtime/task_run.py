@@ -19,17 +19,17 @@ from airflow_provider_dify.rules.polling import TIMEOUT, Deadline
 from airflow_provider_dify.rules.recovery import (
     AwaitServer,
     Fail,
+    Reattach,
     Search,
     Submit,
     SubmitLater,
-    TakeUp,
     Wait,
     after_failed_submission,
     after_poll,
     after_search,
     first_step,
 )
-from airflow_provider_dify.rules.searching import FindResult, Found, NotFound, find_run, of_use
+from airflow_provider_dify.rules.searching import FindResult, Found, NotFound, find_run, is_reusable
 from airflow_provider_dify.rules.settings import PollSchedule
 from airflow_provider_dify.runtime.deferral import defer
 from airflow_provider_dify.runtime.record import Submission
@@ -38,7 +38,7 @@ from airflow_provider_dify.runtime.resolve_inputs import Prepared, check_paramet
 from airflow_provider_dify.runtime.run_wait import RunWait
 from airflow_provider_dify.runtime.tracing import current_traceparent
 
-Step = Submit | Search | TakeUp | Wait | Fail
+Step = Submit | Search | Reattach | Wait | Fail
 
 
 class Execution(RunWait):
@@ -108,8 +108,8 @@ class Execution(RunWait):
         """Go on where the wait in the triggerer has ended."""
         report, kept, now = Report.parse(event, workflow_run_id), carried(event), time.time()
         user = user or kept.get("user") or self._user()
-        told = kept.get("submission")
-        submission = Submission.read(told) if told else Submission(user, submitted_at=now, started_at=now)
+        state = kept.get("submission")
+        submission = Submission.read(state) if state else Submission(user, submitted_at=now, started_at=now)
         self._started = self.known = StartedRun(report.workflow_run_id, task_id or kept.get("task_id"))
         self._submitted_user = user
         end_time = kept.get("end_time", now) if end_time is None else end_time
@@ -173,7 +173,7 @@ class Execution(RunWait):
                 step, submission = self._submit(submission)
             elif isinstance(step, Search):
                 step, submission = self._search(submission, step)
-            elif isinstance(step, TakeUp):
+            elif isinstance(step, Reattach):
                 step, submission = self._reattach(submission, step.run, step.marker)
             else:
                 self._announce(step.run, submission)
@@ -181,7 +181,7 @@ class Execution(RunWait):
         return self._await(step, submission)
 
     def _search(self, submission: Submission, step: Search) -> tuple[Step, Submission]:
-        """Look for a run by its markers: here, and then deferred."""
+        """Search for a run by its markers: here, and then deferred."""
         self._sought = step.markers
         deadline, since = self._deadline(submission), time.time()
         flow = find_run(
@@ -190,7 +190,7 @@ class Execution(RunWait):
             patience=search_deadline(deadline, since, earlier=step.earlier),
             clock=time.time,
             jitter=random.random,
-            wanted=of_use if step.earlier else None,
+            wanted=is_reusable if step.earlier else None,
             streamed=self._task.response_mode == "streaming",
             ended=step.ended,
         )

@@ -79,7 +79,7 @@ class TaskWait:
         """
         app_id, version = started.app_id, started.server_version
         if app_id is None:
-            run = self._hook.look(started.workflow_run_id, timeout=STATE_SECONDS).run
+            run = self._hook.poll(started.workflow_run_id, timeout=STATE_SECONDS).run
             if run is not None:
                 app_id, version = run.app_id, version or run.server_version
         connection = self._hook.connection

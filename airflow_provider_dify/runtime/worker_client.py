@@ -134,7 +134,7 @@ class WorkerClient:
         self._answered_at = time.monotonic()
         return operation.read(answer)
 
-    def look(self, workflow_run_id: str, *, timeout: float | None = None) -> PollResult:
+    def poll(self, workflow_run_id: str, *, timeout: float | None = None) -> PollResult:
         """Poll a run once: not repeated, since the next poll is its retry; errors are part of the result."""
         return self.run_exchange(exchanges.poll(workflow_run_id, timeout, self._metrics.polled))
 
@@ -221,7 +221,7 @@ class WorkerClient:
                 elif isinstance(request, Say):
                     log(request.line)
                 elif isinstance(request, PollRun):
-                    answer = self.look(request.workflow_run_id)
+                    answer = self.poll(request.workflow_run_id)
                 else:
                     answer = self.run_exchange(asked_by(request, self._metrics.polled, self.log.debug))
 

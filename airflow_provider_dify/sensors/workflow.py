@@ -17,7 +17,7 @@ from airflow_provider_dify.rules.human_waiting import ASK, Asking, check_on_paus
 from airflow_provider_dify.rules.output_files import check_hosts
 from airflow_provider_dify.rules.settings import (
     DEFER_AFTER_SECONDS,
-    FIRST_LOOK_SECONDS,
+    FIRST_POLL_SECONDS,
     MAX_FILE_BYTES,
     MAX_XCOM_BYTES,
     TIMEOUT_SECONDS,
@@ -90,7 +90,7 @@ class DifyWorkflowRunSensor(BaseSensorOperator):
         dify_conn_id: str = DEFAULT_CONN_NAME,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         defer_after: float | timedelta = DEFER_AFTER_SECONDS,
-        poke_interval: float | timedelta = FIRST_LOOK_SECONDS,
+        poke_interval: float | timedelta = FIRST_POLL_SECONDS,
         exponential_backoff: bool = True,
         max_wait: float | timedelta | None = None,
         timeout: float | timedelta = TIMEOUT_SECONDS,

@@ -1,4 +1,4 @@
-"""The life of a run: waiting for a worker, executing, pausing, stopping, and what its row says of it."""
+"""A run from its start to its end: waiting for a worker, executing, pausing, stopping, and what its row says of it."""
 
 from __future__ import annotations
 
@@ -332,8 +332,8 @@ class Engine:
 
     def _give_up_listening(self, run: Run) -> None:
         error = f"App execution exceeded {self._app_limit:g} seconds"
-        told = error if self._version.app_limit_stops_runs else _STOPPED
-        run.publish(self.bodies.workflow_finished(run, "stopped", {}, told, time.time()))
+        message = error if self._version.app_limit_stops_runs else _STOPPED
+        run.publish(self.bodies.workflow_finished(run, "stopped", {}, message, time.time()))
         run.muted = True
         if self._version.app_limit_stops_runs:
             run.app_overtime = f"Aborted: {error}"

@@ -78,7 +78,7 @@ class EventBodies:
         )
 
     def finished_row(self, run: Run) -> Event:
-        """Return the one event that the events route gives of a finished run, told from its row."""
+        """Return the one event that the events route gives of a finished run, made from its row."""
         row = run.row
         assert row is not None
         event = self.workflow_finished(run, row.status, row.outputs, row.error, row.finished_at or row.created_at)
@@ -283,7 +283,7 @@ class EventBodies:
         ]
 
     def snapshot(self, run: Run) -> list[Event]:
-        """Return the past of a run as the events route replays it: shorter bodies, told from the database."""
+        """Return the past of a run as the events route replays it: shorter bodies, made from the database."""
         task_id = run.task_id if run.status == "paused" else run.id
         started = self.workflow_started(run)
         started["data"]["inputs"] = run.inputs | run.system_variables("middle")
@@ -306,8 +306,8 @@ class EventBodies:
             required = [self.human_input_required(run, form) for form in waiting]
             paused = self.workflow_paused(run, waiting)
             if not self._version.forms_are_nodes:
-                told = zip(required, paused["data"]["reasons"], waiting, strict=True)
-                for event, reason, form in told:
+                open_forms = zip(required, paused["data"]["reasons"], waiting, strict=True)
+                for event, reason, form in open_forms:
                     event["data"]["form_content"] = reason["form_content"] = form.definition.form_content
             paused["data"] |= {"created_at": int(run.created_at), "elapsed_time": 0.0}
             events += [*required, paused]

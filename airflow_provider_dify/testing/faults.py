@@ -24,23 +24,23 @@ POINTS = (
     "indexing_status",
     "any",
 )
-"""Where a fault can strike. `file` is a signed URL; those from `datasets` on are of the knowledge API; `any` is every
+"""Where a fault can happen. `file` is a signed URL; those from `datasets` on are of the knowledge API; `any` is every
 route, forms and files included."""
 
 REFUSALS = frozenset({"status", "too_many_requests", "login_page", "redirect", "body", "reset_before", "hang"})
-"""Kinds that strike before the request is acted on."""
+"""Kinds that happen before the request is acted on."""
 
 LOST_ANSWERS = frozenset({"accept_then_status", "accept_then_reset", "stall"})
 """Kinds by which the request is acted on and its answer is lost, replaced or late."""
 
 STREAM_FAULTS = frozenset({"cut", "lose_events"})
-"""Kinds that strike a stream."""
+"""Kinds that break a stream."""
 
 ROW_FAULTS = frozenset({"stale_row", "unknown_row"})
 """Kinds that falsify what GET says of a run. They are counted by run, not by request."""
 
 INDEXING_FAULTS = frozenset({"stuck_in_queue", "parse_error", "slow_indexing"})
-"""Kinds that strike a document of a knowledge base after its upload."""
+"""Kinds that happen to a document of a knowledge base after its upload."""
 
 KINDS = INDEXING_FAULTS | REFUSALS | LOST_ANSWERS | STREAM_FAULTS | ROW_FAULTS | {"queue_delay", "stop_without_effect"}
 
@@ -91,7 +91,7 @@ class Fault:
 
     :param times: how many requests it applies to, None for all.
     :param after: how many matching requests it lets pass first.
-    :param user: strikes only requests of this `user`.
+    :param user: concerns only requests of this `user`.
     :param seconds: wall-clock seconds, never scaled by `time_scale`.
     """
 
@@ -115,7 +115,7 @@ class Fault:
     url: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse a fault that could never strike or would lack something."""
+        """Refuse a fault that could never happen or would lack something."""
         if self.kind not in KINDS:
             raise ValueError(f"fault: kind must be one of {', '.join(sorted(KINDS))}, not {self.kind!r}")
         places = _PLACES.get(self.kind, POINTS)
@@ -159,7 +159,7 @@ class FaultBox:
         self._armed.clear()
 
     def take(self, point: str, user: str | None, kinds: Collection[str]) -> Fault | None:
-        """Return the oldest fault of these kinds that strikes this request, and count it; None for none."""
+        """Return the oldest fault of these kinds that concerns this request, and count it; None for none."""
         struck = None
         for armed in self._armed:
             fault = armed.fault

@@ -51,7 +51,7 @@ class EventStream:
         await self._cut_if_due()
 
     def check(self) -> None:
-        """Look whether the client is still there, just before a write.
+        """Tell whether the client is still there, just before a write.
 
         :raises ClientGone: if it has left.
         """

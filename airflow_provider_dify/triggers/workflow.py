@@ -16,7 +16,7 @@ from airflow_provider_dify.rules.earlier_tries import may_reattach, poll_earlier
 from airflow_provider_dify.rules.event_log import FollowFlow, followed
 from airflow_provider_dify.rules.outages import wait_for_server
 from airflow_provider_dify.rules.polling import Deadline
-from airflow_provider_dify.rules.searching import Found, find_run, of_use
+from airflow_provider_dify.rules.searching import Found, find_run, is_reusable
 from airflow_provider_dify.rules.settings import PollSchedule
 from airflow_provider_dify.rules.steps import StepLog
 from airflow_provider_dify.rules.waiting import wait_for_run
@@ -69,7 +69,7 @@ class _RunTrigger(OneEventTrigger):
         if first_wait is None:
             first_wait = schedule.delay(polls, 0, None, random.random())
         # What the trigger learned before it may fire would have to be asked for again; but whose events it may follow
-        # is only told by a poll.
+        # is known only after a poll.
         hold = 0.0 if self.follow_events and user is None else self.left_to_hold()
         wait = wait_for_run(
             run_id,
@@ -170,7 +170,7 @@ class DifyWorkflowRunTrigger(_RunTrigger):
 
 
 class DifyFindRunTrigger(_RunTrigger):
-    """Look for a run whose submission told nothing, by the marker it carries; wait for its end, and fire once.
+    """Search for a run that its submission has not named, by the marker it carries; wait for its end, and fire once.
 
     The worker then goes on with the run, or says that none was found in time. It is not resumed in between, so that
     one deferral does.
@@ -239,7 +239,7 @@ class DifyFindRunTrigger(_RunTrigger):
             patience=search_deadline(deadline, self.since, earlier=self.earlier),
             clock=time.time,
             jitter=random.random,
-            wanted=of_use if self.earlier else None,
+            wanted=is_reusable if self.earlier else None,
             streamed=self.streamed,
             ended=self.ended or (),
         )

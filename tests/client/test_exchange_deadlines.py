@@ -57,7 +57,7 @@ POSITIONS: dict[str, tuple[bytes, bytes]] = {
 CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "get_workflow_run": ((RUN,), {}),
     "get_workflow_run_status": ((RUN,), {}),
-    "look": ((RUN,), {}),
+    "poll": ((RUN,), {}),
     "stop_workflow_run": (("task",), {}),
     "find_workflow_runs": ((), {"user": "me"}),
     "find_started": (("me",), {}),
@@ -267,9 +267,9 @@ def test_a_handshake_that_drips_is_given_up(connect: Connect, mode: str) -> None
         connect(f"https://127.0.0.1:{port}", extra={"connect_timeout": 1, "read_timeout": 30})
         hook, began = DifyHook(), time.monotonic()
         if mode == "sync":
-            assert hook.look(RUN, timeout=2.0).error is not None
+            assert hook.poll(RUN, timeout=2.0).error is not None
         else:
-            assert asyncio.run(closing(hook, lambda: hook.alook(RUN, timeout=2.0))).error is not None
+            assert asyncio.run(closing(hook, lambda: hook.apoll(RUN, timeout=2.0))).error is not None
         assert time.monotonic() - began < 2 + PATIENCE
 
 
@@ -356,7 +356,7 @@ def test_a_host_with_several_addresses_has_one_time_to_connect(
         monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: [entry] * 5)
         connect(f"http://many.example.com:{address[1]}", extra={"connect_timeout": 1, "read_timeout": 30})
         began = time.monotonic()
-        error = DifyHook().look(RUN).error
+        error = DifyHook().poll(RUN).error
         assert error is not None
         assert "did not answer" in error.message or "time" in error.message
         assert time.monotonic() - began < 4

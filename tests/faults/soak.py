@@ -43,27 +43,27 @@ AWAY_SECONDS = 20.0
 RUN_ID = "soak"
 
 
-class Disturber:
-    """Does one harm after the other, and says what."""
+class FaultInjector:
+    """Injects one fault after the other, and says which."""
 
     def __init__(self, airflow: Airflow, dify: DifyServer, chance: random.Random, *, upgrades: bool) -> None:
         self._upgrades = upgrades
         self._airflow = airflow
         self._dify = dify
-        self._chance = chance
-        self.harms: dict[str, int] = defaultdict(int)
+        self._random = chance
+        self.faults: dict[str, int] = defaultdict(int)
 
-    def harm(self) -> None:
+    def inject(self) -> None:
         kinds = [self.kill_worker] * 4 + [self.kill_triggerer, self.kill_scheduler, self.outage, self.lose_runs]
         if self._upgrades:
             kinds = [self.restart_behind_gateway, self.restart_alone, self.shut_workers_down, self.shut_workers_down]
-        kind = self._chance.choice(kinds)
+        kind = self._random.choice(kinds)
         if kind():
-            self.harms[kind.__name__] += 1
+            self.faults[kind.__name__] += 1
             print(f"  {kind.__name__}", flush=True)
 
     def kill_worker(self) -> bool:
-        return self._airflow.kill_a_task(self._chance)
+        return self._airflow.kill_a_task(self._random)
 
     def kill_triggerer(self) -> bool:
         return self._restart("triggerer")
@@ -77,8 +77,8 @@ class Disturber:
         return True
 
     def outage(self) -> bool:
-        self._dify.down(self._chance.choice(OUTAGES))
-        time.sleep(self._chance.uniform(1, 8))
+        self._dify.down(self._random.choice(OUTAGES))
+        time.sleep(self._random.uniform(1, 8))
         self._dify.up()
         return True
 
@@ -98,7 +98,7 @@ class Disturber:
     def shut_workers_down(self) -> bool:
         """Let Dify's workers end as in an upgrade: what runs is stopped, and what comes while they end."""
         self._dify.shut_down_workers()
-        time.sleep(self._chance.uniform(0.5, 3))
+        time.sleep(self._random.uniform(0.5, 3))
         self._dify.start_workers()
         return True
 
@@ -135,12 +135,12 @@ def soak(runs: int, seconds: float, seed: int, home: Path, *, upgrades: bool) ->
             for mode in ("worker", "deferred"):
                 airflow.rest.trigger(f"soak_{mode}", RUN_ID)
             wait_for("the first runs", lambda: dify.runs, LIMIT)
-            disturber = Disturber(airflow, dify, random.Random(seed), upgrades=upgrades)
+            injector = FaultInjector(airflow, dify, random.Random(seed), upgrades=upgrades)
             end = time.monotonic() + seconds
             while time.monotonic() < end and not has_ended(airflow):
-                disturber.harm()
-                time.sleep(disturber._chance.uniform(2, 10))
-            print("  no more harm", flush=True)
+                injector.inject()
+                time.sleep(injector._random.uniform(2, 10))
+            print("  no more faults", flush=True)
             cleared: list[str] = []
 
             def is_over() -> bool:
@@ -160,7 +160,7 @@ def soak(runs: int, seconds: float, seed: int, home: Path, *, upgrades: bool) ->
                 wrong.append(f"{len(states)} task instances instead of {runs}")
         wrong += faults_of(dify, runs)
         ends = Counter(run.status for run in dify.runs)
-        print(f"{runs} tasks, {tries} tries, {len(dify.runs)} Dify runs {dict(ends)}; harms {dict(disturber.harms)}")
+        print(f"{runs} tasks, {tries} tries, {len(dify.runs)} Dify runs {dict(ends)}; faults {dict(injector.faults)}")
         print(f"{len(cleared)} submissions in doubt that never reached Dify, whose tasks were cleared: {cleared}")
     return wrong
 
@@ -213,8 +213,8 @@ def has_ended(airflow: Airflow) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=200, help="mapped tasks, half of them deferrable (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=300, help="how long harm is done (%(default)g)")
-    parser.add_argument("--seed", type=int, default=None, help="of the harm; printed (random)")
+    parser.add_argument("--seconds", type=float, default=300, help="for how long faults are injected (%(default)g)")
+    parser.add_argument("--seed", type=int, default=None, help="of the faults; printed (random)")
     parser.add_argument("--upgrades", action="store_true", help="upgrade Dify, and kill nothing of Airflow's")
     options = parser.parse_args()
     seed = random.randrange(10**6) if options.seed is None else options.seed

@@ -174,12 +174,12 @@ def test_a_process_that_thaws_after_its_deadline_does_not_stop_what_a_retry_has_
     look = DifyHook.look
 
     def thaw(hook: DifyHook, *rest: Any, **options: Any) -> Any:
-        monkeypatch.setattr(DifyHook, "look", look)
+        monkeypatch.setattr(DifyHook, "poll", look)
         with death("between id and wait"):
             task.retry()
         return look(hook, *rest, **options)
 
-    monkeypatch.setattr(DifyHook, "look", thaw)
+    monkeypatch.setattr(DifyHook, "poll", thaw)
     with pytest.raises(DifyRunTimeoutError, match="a retry of the task reattaches to it"):
         task.run()
     assert stops(server) == []

@@ -268,7 +268,7 @@ def test_a_worker_killed_during_a_synchronous_wait_has_its_run_adopted(
 ) -> None:
     killed = task(store=store)
     with monkeypatch.context() as patch:
-        patch.setattr(DifyHook, "look", die)
+        patch.setattr(DifyHook, "poll", die)
         with pytest.raises(Killed):
             killed.run()
     assert killed.retry() == INPUTS

@@ -149,7 +149,7 @@ def download(hook: Any, url: str) -> Any:
 def call(hook: Any, operation: str, url: str) -> Any:
     """Do what a case is about as a worker does it."""
     if operation == "poll":
-        return hook.look(RUN).error
+        return hook.poll(RUN).error
     if operation == "submit":
         return hook.create_workflow_run({}, user="me", submit_timeout=6.0)
     return download(hook, url) if operation == "download" else follow(hook, FOLLOWED_SECONDS[operation])
@@ -158,7 +158,7 @@ def call(hook: Any, operation: str, url: str) -> Any:
 async def acall(hook: Any, operation: str) -> Any:
     """Do what a case is about as a triggerer does it."""
     if operation == "poll":
-        return (await hook.alook(RUN)).error
+        return (await hook.apoll(RUN)).error
     if operation == "submit":
         return await hook.acreate_workflow_run({}, user="me", submit_timeout=6.0)
     return await afollow(hook, FOLLOWED_SECONDS[operation])

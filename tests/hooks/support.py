@@ -179,7 +179,7 @@ def fails(kind: type[DifyError], face: Face, *args: Any, **kwargs: Any) -> DifyE
 
 def look_error(face: Face) -> DifyError:
     """Return the error of one look, after a look for secrets in all that it could print."""
-    error = face("look", RUN).error
+    error = face("poll", RUN).error
     assert error is not None
     return without_secrets(error)
 

@@ -82,7 +82,7 @@ def test_an_answer_in_time_is_missing(dify: Start, connect: Connect, face: Face,
     server = dify()
     server.inject(Fault("any", "hang", seconds=5))
     connect(server.base_url, server.api_key(), extra={"read_timeout": 0.2})
-    error = face("look", RUN).error
+    error = face("poll", RUN).error
     assert isinstance(error, ex.DifyTransportError)
     assert "it did not answer in time" in error.message
     assert [dump for dump in DUMPS if dump in error.message] == []

@@ -119,7 +119,7 @@ def answers(form: str) -> dict[str, Callable[[RawRequest], bytes]]:
 
 CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {
     "get_workflow_run": ((RUN,), {}),
-    "look": ((RUN,), {}),
+    "poll": ((RUN,), {}),
     "stop_workflow_run": (("task",), {}),
     "find_workflow_runs": ((), {"user": "me"}),
     "get_info": ((), {}),

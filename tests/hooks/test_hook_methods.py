@@ -72,7 +72,7 @@ def test_both_faces_read_the_same_values(dify: Start, version: str, app: str, st
     streams = [face.stream({"text": "x"}, user="me") for face in faces]
     assert [event.event for event in streams[0]] == [event.event for event in streams[1]]
     assert streams[0][-1].data["status"] == status
-    assert [face("look", run_id).run for face in faces] == rows
+    assert [face("poll", run_id).run for face in faces] == rows
 
 
 @versions
@@ -80,7 +80,7 @@ def test_an_unknown_run(dify: Start, face: Face, version: str) -> None:
     dify("echo", emulate=version)
     with pytest.raises(ex.DifyRunNotFoundError):
         face("get_workflow_run", str(uuid.uuid4()))
-    assert isinstance(face("look", str(uuid.uuid4())).error, ex.DifyRunNotFoundError)
+    assert isinstance(face("poll", str(uuid.uuid4())).error, ex.DifyRunNotFoundError)
 
 
 @versions
@@ -212,7 +212,7 @@ def test_an_id_that_is_no_uuid_is_refused_before_anything_is_sent(dify: Start, f
     server = dify()
     with pytest.raises(ex.DifyInvalidInputError, match="must be a UUID"):
         face(name, "not-a-uuid")
-    assert isinstance(face("look", "not-a-uuid").error, ex.DifyInvalidInputError)
+    assert isinstance(face("poll", "not-a-uuid").error, ex.DifyInvalidInputError)
     assert server.requests == []
 
 

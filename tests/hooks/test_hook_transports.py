@@ -260,7 +260,7 @@ def test_wrong_proxy_credentials_are_told_without_them(
 def test_proxy_credentials_beyond_latin_1_work_or_are_refused(serve: Serve, connect: Connect, face: Face) -> None:
     server, proxy = serve(), serve(Proxy())
     connect(server.url, extra={"proxy": f"http://me:%C5%BCabka-{PASSWORD}@127.0.0.1:{proxy.port}"})
-    error = face("look", RUN).error
+    error = face("poll", RUN).error
     assert error is None or PASSWORD not in texts_of(error)
 
 
@@ -302,7 +302,7 @@ def test_gateway_headers_go_with_every_request_and_replace_no_own_one(
     connect(server.url, extra={"headers": {"X-Gateway-Token": TOKEN, "Cookie": "a=b"}})
     face("get_workflow_run", RUN)
     face("create_workflow_run", {}, user="me", response_mode="blocking")
-    face("look", RUN)
+    face("poll", RUN)
     assert len(server.requests) == 3
     for request in server.requests:
         assert request.headers["x-gateway-token"] == TOKEN

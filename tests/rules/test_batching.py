@@ -17,10 +17,10 @@ RUNNING = RunStatus.RUNNING
 
 
 def roll_of(*runs: str, longest: float = 5.0, since: float = 1000.0, **options: Any) -> PollRegistry:
-    roll = PollRegistry(**options)
+    registry = PollRegistry(**options)
     for run in runs:
-        roll.join(run, since=since, longest=longest)
-    return roll
+        registry.join(run, since=since, longest=longest)
+    return registry
 
 
 def page(rows: Iterable[tuple[str, str]] | Iterable[str], *, more: bool = False, version: str | None = None) -> LogPage:
@@ -29,12 +29,12 @@ def page(rows: Iterable[tuple[str, str]] | Iterable[str], *, more: bool = False,
     return LogPage(tuple(runs), 1, more, version)
 
 
-def sweep(roll: PollRegistry, *pages: LogPage, now: float = 10.0) -> Sweep:
-    round_ = roll.begin(now)
+def sweep(registry: PollRegistry, *pages: LogPage, now: float = 10.0) -> Sweep:
+    round_ = registry.begin(now)
     for each in pages:
-        assert roll.pages(round_, 1)
-        roll.take(round_, each, now)
-    roll.end(round_, now, 0.5)
+        assert registry.pages(round_, 1)
+        registry.take(round_, each, now)
+    registry.end(round_, now, 0.5)
     return round_
 
 
@@ -44,15 +44,15 @@ def ids(count: int, first: int = 0) -> list[str]:
 
 def test_rows_newer_than_all_runs_are_not_asked_for_once_their_moments_are_known() -> None:
     """A triggerer with the older half of the runs would else find two pages without any, and poll each by itself."""
-    roll = roll_of("a", "b")
-    assert roll.begin(10.0).created_before is None
-    roll.learn(WorkflowRun("a", RUNNING, created_at=1500), "a", 10.1)
-    assert roll.begin(11.0).created_before is None
-    roll.learn(WorkflowRun("b", RUNNING, created_at=1400), "b", 11.1)
-    known = roll.begin(12.0)
+    registry = roll_of("a", "b")
+    assert registry.begin(10.0).created_before is None
+    registry.learn(WorkflowRun("a", RUNNING, created_at=1500), "a", 10.1)
+    assert registry.begin(11.0).created_before is None
+    registry.learn(WorkflowRun("b", RUNNING, created_at=1400), "b", 11.1)
+    known = registry.begin(12.0)
     assert (known.created_after, known.created_before) == (1398, 1505)
-    roll.join("c", since=2000.0, longest=5.0)
-    assert roll.begin(13.0).created_before is None
+    registry.join("c", since=2000.0, longest=5.0)
+    assert registry.begin(13.0).created_before is None
 
 
 @pytest.mark.parametrize(
@@ -70,36 +70,36 @@ def test_rows_newer_than_all_runs_are_not_asked_for_once_their_moments_are_known
     ],
 )
 def test_what_a_row_may_answer(known: str | None, told: str, answer: object) -> None:
-    roll = roll_of("a", "b")
+    registry = roll_of("a", "b")
     if known is not None:
-        roll.learn(WorkflowRun("a", RunStatus(known)), "a", 9.0)
-    sweep(roll, page([("a", told), ("b", "running")]))
-    assert roll.answer("a", 10.5) == answer
-    assert roll.answer("b", 10.5) == Known(RUNNING)
+        registry.learn(WorkflowRun("a", RunStatus(known)), "a", 9.0)
+    sweep(registry, page([("a", told), ("b", "running")]))
+    assert registry.answer("a", 10.5) == answer
+    assert registry.answer("b", 10.5) == Known(RUNNING)
 
 
 def test_only_news_calls_a_trigger_and_not_again_once_refuted() -> None:
-    roll = roll_of("a", "b")
-    first = roll.begin(10.0)
-    roll.pages(first, 1)
-    assert roll.take(first, page([("a", "succeeded"), ("b", "running")]), 10.0) == ["a"]
-    roll.end(first, 10.1, 0.5)
-    roll.learn(WorkflowRun("a", RUNNING), "a", 10.2)
-    second = roll.begin(11.0)
-    roll.pages(second, 1)
-    assert roll.take(second, page([("a", "succeeded"), ("b", "running")]), 11.0) == []
-    roll.end(second, 11.1, 0.5)
-    assert roll.answer("a", 12.0) == Ask()
-    third = roll.begin(12.0)
-    roll.pages(third, 1)
-    assert roll.take(third, page([("a", "failed"), ("b", "running")]), 12.0) == ["a"]
+    registry = roll_of("a", "b")
+    first = registry.begin(10.0)
+    registry.pages(first, 1)
+    assert registry.take(first, page([("a", "succeeded"), ("b", "running")]), 10.0) == ["a"]
+    registry.end(first, 10.1, 0.5)
+    registry.learn(WorkflowRun("a", RUNNING), "a", 10.2)
+    second = registry.begin(11.0)
+    registry.pages(second, 1)
+    assert registry.take(second, page([("a", "succeeded"), ("b", "running")]), 11.0) == []
+    registry.end(second, 11.1, 0.5)
+    assert registry.answer("a", 12.0) == Ask()
+    third = registry.begin(12.0)
+    registry.pages(third, 1)
+    assert registry.take(third, page([("a", "failed"), ("b", "running")]), 12.0) == ["a"]
 
 
 def test_of_two_rows_that_contradict_each_other_the_news_counts() -> None:
     for rows in ([("a", "failed"), ("a", "running")], [("a", "running"), ("a", "failed")]):
-        roll = roll_of("a", "b")
-        sweep(roll, page([*rows, ("b", "running")]))
-        assert roll.answer("a", 10.1) == Ask()
+        registry = roll_of("a", "b")
+        sweep(registry, page([*rows, ("b", "running")]))
+        assert registry.answer("a", 10.1) == Ask()
 
 
 def test_one_alone_and_a_contract_without_logs_wait_for_no_sweep() -> None:
@@ -108,57 +108,57 @@ def test_one_alone_and_a_contract_without_logs_wait_for_no_sweep() -> None:
 
 
 def test_the_first_look_that_is_due_begins_the_sweeps() -> None:
-    roll = roll_of("a", "b")
-    assert roll.next_sweep(10.0) is None
-    assert roll.answer("a", 10.0) == Await()
-    assert roll.next_sweep(10.0) == 10.0
-    assert roll.answer("a", 10.0, patient=False) == Ask()
+    registry = roll_of("a", "b")
+    assert registry.next_sweep(10.0) is None
+    assert registry.answer("a", 10.0) == Await()
+    assert registry.next_sweep(10.0) == 10.0
+    assert registry.answer("a", 10.0, patient=False) == Ask()
 
 
 def test_a_row_grows_old() -> None:
-    roll = roll_of("a", "b")
-    sweep(roll, page(["a", "b"]))
-    assert roll.answer("a", 12.0) == Known(RUNNING)
-    assert roll.answer("a", 60.0, patient=False) == Ask()
+    registry = roll_of("a", "b")
+    sweep(registry, page(["a", "b"]))
+    assert registry.answer("a", 12.0) == Known(RUNNING)
+    assert registry.answer("a", 60.0, patient=False) == Ask()
 
 
 def test_a_trigger_that_comes_late_is_answered_by_the_last_sweep() -> None:
-    roll = roll_of("a", "b")
-    sweep(roll, page(["late", "a", "b"]))
-    roll.join("late", since=1000.0, longest=5.0)
-    assert roll.answer("late", 10.5) == Known(RUNNING)
+    registry = roll_of("a", "b")
+    sweep(registry, page(["late", "a", "b"]))
+    registry.join("late", since=1000.0, longest=5.0)
+    assert registry.answer("late", 10.5) == Known(RUNNING)
 
 
 def test_one_look_in_five_seconds_is_taken_all_the_same() -> None:
-    roll = roll_of("a", "b")
+    registry = roll_of("a", "b")
     taken = 0
     for tenth in range(100, 400):
         now = tenth / 10
         if now == int(now):
-            sweep(roll, page(["a", "b"]), now=now)
-        taken += roll.answer("a", now) == Ask()
+            sweep(registry, page(["a", "b"]), now=now)
+        taken += registry.answer("a", now) == Ask()
     assert 4 <= taken <= 6
 
 
 def test_a_page_that_calls_an_ended_run_running_is_not_asked_again() -> None:
-    roll = roll_of("a", "b", "c")
-    sweep(roll, page(["a", "b", "c"]))
-    roll.learn(WorkflowRun("a", RunStatus.SUCCEEDED), "a", 11.0)
-    roll.leave("a")
-    sweep(roll, page(["a", "b", "c"]), now=15.9)
-    assert roll.next_sweep(16.0) is not None
-    sweep(roll, page(["a", "b", "c"]), now=16.1)
-    assert roll.next_sweep(300.0) is None
-    assert roll.answer("b", 16.2) == Ask()
-    assert roll.answer("b", 317.0) == Await()
+    registry = roll_of("a", "b", "c")
+    sweep(registry, page(["a", "b", "c"]))
+    registry.learn(WorkflowRun("a", RunStatus.SUCCEEDED), "a", 11.0)
+    registry.leave("a")
+    sweep(registry, page(["a", "b", "c"]), now=15.9)
+    assert registry.next_sweep(16.0) is not None
+    sweep(registry, page(["a", "b", "c"]), now=16.1)
+    assert registry.next_sweep(300.0) is None
+    assert registry.answer("b", 16.2) == Ask()
+    assert registry.answer("b", 317.0) == Await()
 
 
 @pytest.mark.parametrize(("version", "serves"), [("1.9.1", False), ("1.10.9", False), ("1.11.0", True), (None, True)])
 def test_versions_whose_logs_list_the_ended_only(version: str | None, serves: bool) -> None:
-    roll = roll_of("a", "b")
-    sweep(roll, page(["a", "b"], version=version))
-    assert (roll.answer("a", 10.1) == Known(RUNNING)) is serves
-    assert (roll.next_sweep(11.0) is not None) is serves
+    registry = roll_of("a", "b")
+    sweep(registry, page(["a", "b"], version=version))
+    assert (registry.answer("a", 10.1) == Known(RUNNING)) is serves
+    assert (registry.next_sweep(11.0) is not None) is serves
 
 
 @pytest.mark.parametrize(
@@ -177,18 +177,18 @@ def test_versions_whose_logs_list_the_ended_only(version: str | None, serves: bo
     ],
 )
 def test_the_distance_of_sweeps(runs: int, longest: float, pages: int, seconds: float) -> None:
-    roll = roll_of(*ids(runs), longest=longest)
-    sweep(roll, *(page(ids(min(100, runs), 100 * number), more=number + 1 < pages) for number in range(pages)))
-    assert roll.next_sweep(10.0) == pytest.approx(10 + seconds)
+    registry = roll_of(*ids(runs), longest=longest)
+    sweep(registry, *(page(ids(min(100, runs), 100 * number), more=number + 1 < pages) for number in range(pages)))
+    assert registry.next_sweep(10.0) == pytest.approx(10 + seconds)
 
 
 def test_a_sweep_that_took_long_is_followed_by_a_pause() -> None:
-    roll = roll_of("a", "b")
-    slow = roll.begin(10.0)
-    roll.pages(slow, 1)
-    roll.take(slow, page(["a", "b"]), 10.0)
-    roll.end(slow, 18.0, 0.5)
-    assert roll.next_sweep(18.0) == pytest.approx(20.0)
+    registry = roll_of("a", "b")
+    slow = registry.begin(10.0)
+    registry.pages(slow, 1)
+    registry.take(slow, page(["a", "b"]), 10.0)
+    registry.end(slow, 18.0, 0.5)
+    assert registry.next_sweep(18.0) == pytest.approx(20.0)
 
 
 @pytest.mark.parametrize(
@@ -209,95 +209,95 @@ def test_a_sweep_that_took_long_is_followed_by_a_pause() -> None:
     ],
 )
 def test_the_pages_of_a_first_sweep(runs: int, at_once: int, per_page: int, more: bool, asked: list[list[int]]) -> None:
-    roll = roll_of(*ids(runs))
-    first, numbers, shown = roll.begin(10.0), [], 0
-    while chunk := roll.pages(first, at_once):
+    registry = roll_of(*ids(runs))
+    first, numbers, shown = registry.begin(10.0), [], 0
+    while chunk := registry.pages(first, at_once):
         numbers.append(chunk)
         for _ in chunk:
-            roll.take(first, page([*ids(per_page, shown), *ids(50, 10**6 + shown)], more=more), 10.0)
+            registry.take(first, page([*ids(per_page, shown), *ids(50, 10**6 + shown)], more=more), 10.0)
             shown += per_page
     assert numbers == asked
 
 
 def test_pages_that_the_last_sweep_needed_are_asked_for_at_once() -> None:
-    roll = roll_of(*ids(1000))
+    registry = roll_of(*ids(1000))
     pages = [page(ids(100, 100 * number), more=number < 9) for number in range(10)]
-    sweep(roll, *pages)
-    second, numbers = roll.begin(13.0), []
-    while chunk := roll.pages(second, 4):
+    sweep(registry, *pages)
+    second, numbers = registry.begin(13.0), []
+    while chunk := registry.pages(second, 4):
         numbers.append(chunk)
         for number in chunk:
-            roll.take(second, pages[number - 1], 13.0)
+            registry.take(second, pages[number - 1], 13.0)
     assert numbers == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
 
 
 def test_a_run_that_is_not_shown_is_looked_at_by_itself_for_a_minute() -> None:
-    roll = roll_of("a", "b", "old")
-    sweep(roll, page(["a", "b"], more=False))
-    assert roll.answer("old", 10.1) == Ask() or roll.answer("old", 11.5) == Await()
-    sweep(roll, page(["a", "b"], more=False), now=12.0)
-    assert roll.answer("old", 12.1) == Ask()
-    assert roll.answer("a", 12.1) == Known(RUNNING)
-    assert "old" not in roll.begin(20.0)._unshown
-    assert "old" in roll.begin(73.0)._unshown
+    registry = roll_of("a", "b", "old")
+    sweep(registry, page(["a", "b"], more=False))
+    assert registry.answer("old", 10.1) == Ask() or registry.answer("old", 11.5) == Await()
+    sweep(registry, page(["a", "b"], more=False), now=12.0)
+    assert registry.answer("old", 12.1) == Ask()
+    assert registry.answer("a", 12.1) == Known(RUNNING)
+    assert "old" not in registry.begin(20.0)._unshown
+    assert "old" in registry.begin(73.0)._unshown
 
 
 def test_sweeps_that_show_too_little_pause() -> None:
-    roll = roll_of(*ids(20))
+    registry = roll_of(*ids(20))
     crowd = page(ids(100, 10**6), more=True)
-    sweep(roll, crowd, crowd)
-    roll._passed_over.clear()
-    sweep(roll, crowd, crowd, now=13.0)
-    roll._passed_over.clear()
-    assert roll.next_sweep(14.0) is None
-    assert roll.answer("run-1", 14.0) == Ask()
-    assert roll.answer("run-1", 74.0) == Await()
+    sweep(registry, crowd, crowd)
+    registry._passed_over.clear()
+    sweep(registry, crowd, crowd, now=13.0)
+    registry._passed_over.clear()
+    assert registry.next_sweep(14.0) is None
+    assert registry.answer("run-1", 14.0) == Ask()
+    assert registry.answer("run-1", 74.0) == Await()
 
 
 def test_failures_pause_the_sweeps_longer_and_longer() -> None:
-    roll, now, pauses = roll_of("a", "b"), 0.0, []
+    registry, now, pauses = roll_of("a", "b"), 0.0, []
     for _ in range(9):
-        roll.begin(now)
-        roll.fail(DifyServerError("x"), now)
-        pause = next(seconds for seconds in range(1, 1000) if roll.answer("a", now + seconds) == Await())
+        registry.begin(now)
+        registry.fail(DifyServerError("x"), now)
+        pause = next(seconds for seconds in range(1, 1000) if registry.answer("a", now + seconds) == Await())
         pauses.append(pause)
         now += pause
     assert pauses == [5, 10, 20, 40, 80, 160, 320, 600, 600]
-    roll.begin(now)
-    roll.forget()
-    roll.fail(DifyNotFoundError("x"), now)
-    assert roll.answer("a", now + 59) == Ask()
-    assert roll.answer("a", now + 60) == Await()
+    registry.begin(now)
+    registry.forget()
+    registry.fail(DifyNotFoundError("x"), now)
+    assert registry.answer("a", now + 59) == Ask()
+    assert registry.answer("a", now + 60) == Await()
 
 
 def test_a_sweep_from_before_the_connection_changed_says_nothing() -> None:
-    roll = roll_of("a", "b")
-    old = roll.begin(10.0)
-    roll.pages(old, 1)
-    roll.forget()
-    assert roll.take(old, page([("a", "failed"), ("b", "running")]), 10.0) == []
-    roll.end(old, 10.1, 0.5)
-    assert roll.pages(old, 1) == []
-    assert roll.answer("a", 10.2) == Await()
+    registry = roll_of("a", "b")
+    old = registry.begin(10.0)
+    registry.pages(old, 1)
+    registry.forget()
+    assert registry.take(old, page([("a", "failed"), ("b", "running")]), 10.0) == []
+    registry.end(old, 10.1, 0.5)
+    assert registry.pages(old, 1) == []
+    assert registry.answer("a", 10.2) == Await()
 
 
 def test_the_oldest_run_sets_where_pages_begin() -> None:
-    roll = PollRegistry()
-    roll.join("a", since=5000.0, longest=5)
-    roll.join("b", since=4000.0, longest=5)
-    assert 4000 - 40 <= roll.begin(1.0).created_after <= 4000 - 30
-    roll.learn(WorkflowRun("b", RUNNING, created_at=3000), "b", 1.0)
-    assert 2990 <= roll.begin(2.0).created_after <= 3000
-    roll.leave("b")
-    assert 5000 - 40 <= roll.begin(3.0).created_after <= 5000 - 30
+    registry = PollRegistry()
+    registry.join("a", since=5000.0, longest=5)
+    registry.join("b", since=4000.0, longest=5)
+    assert 4000 - 40 <= registry.begin(1.0).created_after <= 4000 - 30
+    registry.learn(WorkflowRun("b", RUNNING, created_at=3000), "b", 1.0)
+    assert 2990 <= registry.begin(2.0).created_after <= 3000
+    registry.leave("b")
+    assert 5000 - 40 <= registry.begin(3.0).created_after <= 5000 - 30
 
 
 @pytest.mark.parametrize("created_at", [-1, 10**12, 10**400])
 def test_moments_that_cannot_be_are_passed_over(created_at: int) -> None:
-    roll = roll_of("a", "b", since=5000.0)
+    registry = roll_of("a", "b", since=5000.0)
     for run in ("a", "b"):
-        roll.learn(WorkflowRun(run, RUNNING, created_at=created_at), run, 1.0)
-    assert 4900 < roll.begin(2.0).created_after < 5000
+        registry.learn(WorkflowRun(run, RUNNING, created_at=created_at), run, 1.0)
+    assert 4900 < registry.begin(2.0).created_after < 5000
 
 
 steps = st.lists(
@@ -313,38 +313,38 @@ steps = st.lists(
 
 @given(steps)
 def test_any_history_answers_with_what_a_fresh_row_said_and_nothing_has_ended(history: list[Any]) -> None:
-    roll, now, joined = PollRegistry(), 0.0, dict.fromkeys(ids(6), 0)
+    registry, now, joined = PollRegistry(), 0.0, dict.fromkeys(ids(6), 0)
     told: dict[str, tuple[RunStatus, float]] = {}
     for step, number, status, seconds in history:
         now += seconds
         run = f"run-{number}"
         if step == "join":
-            roll.join(run, since=now, longest=5.0)
+            registry.join(run, since=now, longest=5.0)
             joined[run] += 1
         elif step == "leave" and joined[run]:
-            roll.leave(run)
+            registry.leave(run)
             joined[run] -= 1
         elif step == "learn" and joined[run]:
-            roll.learn(WorkflowRun(run, status), run, now)
+            registry.learn(WorkflowRun(run, status), run, now)
         elif step == "sweep":
-            round_ = roll.begin(now)
-            while roll.pages(round_, 3):
-                roll.take(round_, page([(run, str(status)), (f"run-{(number + 1) % 6}", "running")]), now)
+            round_ = registry.begin(now)
+            while registry.pages(round_, 3):
+                registry.take(round_, page([(run, str(status)), (f"run-{(number + 1) % 6}", "running")]), now)
                 told |= {f"run-{(number + 1) % 6}": (RUNNING, now), run: (status, now)}
-            roll.end(round_, now, 0.5)
+            registry.end(round_, now, 0.5)
         elif step == "fail":
-            roll.begin(now)
-            roll.fail(DifyServerError("x"), now)
+            registry.begin(now)
+            registry.fail(DifyServerError("x"), now)
         elif step == "forget":
-            roll.forget()
+            registry.forget()
             told.clear()
         elif step == "answer" and joined[run]:
-            answer = roll.answer(run, now)
+            answer = registry.answer(run, now)
             if isinstance(answer, Known):
                 assert not answer.status.is_terminal
                 assert told[run][0] is answer.status
                 assert now - told[run][1] <= 15
-    assert roll.empty is not any(joined.values())
+    assert registry.empty is not any(joined.values())
 
 
 FEW = ids(4)
@@ -393,28 +393,28 @@ def test_rows_that_are_taken_all_at_once_say_what_they_say_one_by_one(history: l
     for step, seconds in history:
         now += seconds
         did: list[Any] = []
-        for roll in both:
+        for registry in both:
             seen: list[Any] = []
             if step[0] == "join":
-                roll.join(step[1], since=now, longest=5.0)
+                registry.join(step[1], since=now, longest=5.0)
             elif step[0] == "leave" and joined[step[1]]:
-                roll.leave(step[1])
+                registry.leave(step[1])
             elif step[0] == "learn" and joined[step[1]]:
-                roll.learn(WorkflowRun(step[1], RunStatus(step[2])), step[1], now)
+                registry.learn(WorkflowRun(step[1], RunStatus(step[2])), step[1], now)
             elif step[0] == "forget":
-                roll.forget()
+                registry.forget()
             elif step[0] == "fail":
-                roll.begin(now)
-                roll.fail(DifyServerError("x"), now)
+                registry.begin(now)
+                registry.fail(DifyServerError("x"), now)
             elif step[0] == "sweep":
-                round_ = roll.begin(now)
+                round_ = registry.begin(now)
                 seen.append(round_.created_after)
                 pages = iter(step[1])
-                while numbers := roll.pages(round_, 2):
+                while numbers := registry.pages(round_, 2):
                     for _ in numbers:
-                        calls = roll.take(round_, page(next(pages, []), more=True), now)
+                        calls = registry.take(round_, page(next(pages, []), more=True), now)
                         seen.append((numbers, sorted(calls)))
-                seen.append(sorted(roll.end(round_, now, 0.5)))
+                seen.append(sorted(registry.end(round_, now, 0.5)))
             did.append(seen)
         if step[0] in ("join", "leave"):
             joined[step[1]] = max(joined[step[1]] + (1 if step[0] == "join" else -1), 0)

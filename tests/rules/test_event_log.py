@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from airflow_provider_dify import exceptions as ex
 from airflow_provider_dify.api.events import Event
 from airflow_provider_dify.api.runs import RunStatus, WorkflowRun
-from airflow_provider_dify.rules.event_log import EventReader, Heard, ReadEvents, followed
+from airflow_provider_dify.rules.event_log import EventBatch, EventReader, ReadEvents, followed
 from airflow_provider_dify.rules.polling import Deadline, Ended, PollResult, TimedOut
 from airflow_provider_dify.rules.settings import PollSchedule
 from airflow_provider_dify.rules.steps import StepLog
@@ -38,7 +38,7 @@ class Driver:
     def __init__(
         self,
         status: Callable[[float], str],
-        heard: list[Heard | None],
+        heard: list[EventBatch | None],
         user: str | None = "me",
         version: str | None = None,
         deadline: float = 100.0,
@@ -84,7 +84,7 @@ class Driver:
                 told = self.heard.pop(0) if self.heard else None
                 if told is None:
                     self.now += request.seconds
-                    told = Heard()
+                    told = EventBatch()
             elif isinstance(request, PollRun):
                 self.polls.append(self.now - 1000.0)
                 run = WorkflowRun("run-1", RunStatus(self.status(self.now - 1000.0)), inputs={"sys.user_id": "me"})
@@ -102,7 +102,7 @@ def failed_after(seconds: float) -> Callable[[float], str]:
 
 
 def test_steps_are_told_as_they_happen_and_the_failed_one_is_named() -> None:
-    driver = Driver(failed_after(6), [Heard((STARTED,)), None, None, Heard((FAILED,))])
+    driver = Driver(failed_after(6), [EventBatch((STARTED,)), None, None, EventBatch((FAILED,))])
     assert driver.steps() == [BEGINS, FAILS, *TABLE]
     assert isinstance(driver.result, Ended)
     assert driver.result.failed_step == "The failed step is Work (code): no."
@@ -110,17 +110,20 @@ def test_steps_are_told_as_they_happen_and_the_failed_one_is_named() -> None:
 
 
 def test_the_last_event_brings_the_look_forward() -> None:
-    driver = Driver(lambda elapsed: "failed", [Heard((STARTED, FAILED, FINISHED), ended=True)])
+    driver = Driver(lambda elapsed: "failed", [EventBatch((STARTED, FAILED, FINISHED), ended=True)])
     assert driver.polls == [0.0]
     assert isinstance(driver.result, Ended)
 
 
 @pytest.mark.parametrize(
     "heard",
-    [[Heard((FINISHED,), ended=True)], [Heard(ended=True, error=ex.DifyNotFoundError("gone", code="not_found"))]],
+    [
+        [EventBatch((FINISHED,), ended=True)],
+        [EventBatch(ended=True, error=ex.DifyNotFoundError("gone", code="not_found"))],
+    ],
     ids=["the end alone", "nothing"],
 )
-def test_a_run_that_has_ended_before_anybody_listened(heard: list[Heard | None]) -> None:
+def test_a_run_that_has_ended_before_anybody_listened(heard: list[EventBatch | None]) -> None:
     driver = Driver(lambda elapsed: "failed", heard)
     assert driver.steps() == [
         "The steps of Dify run run-1 are not known: the run ended before its events could be read, and Dify (1.14 and "
@@ -129,16 +132,16 @@ def test_a_run_that_has_ended_before_anybody_listened(heard: list[Heard | None])
 
 
 def test_a_run_without_a_stream_of_its_own_says_why_no_step_is_known() -> None:
-    driver = Driver(failed_after(3), [Heard(refused=True)] * 9)
+    driver = Driver(failed_after(3), [EventBatch(refused=True)] * 9)
     assert driver.steps()[-1].endswith(
         "are not known: other tasks of this machine held all the event streams that it may hold to one server."
     )
-    old = Driver(lambda elapsed: "failed", [Heard((FINISHED,), ended=True)], version="1.11.2")
+    old = Driver(lambda elapsed: "failed", [EventBatch((FINISHED,), ended=True)], version="1.11.2")
     assert old.steps()[-1].endswith("are not known: Dify 1.11.2 does not tell them, as 1.14 and later do.")
 
 
 def test_the_event_is_no_authority() -> None:
-    driver = Driver(failed_after(20), [Heard((FINISHED,), ended=True)])
+    driver = Driver(failed_after(20), [EventBatch((FINISHED,), ended=True)])
     assert driver.polls[0] == 0.0
     assert driver.polls[-1] >= 20
     assert len(driver.reads) == 1
@@ -147,32 +150,35 @@ def test_the_event_is_no_authority() -> None:
 
 
 def test_events_under_way_when_the_row_ends_are_taken() -> None:
-    driver = Driver(failed_after(1), [None, Heard((STARTED, FAILED)), Heard((FINISHED,), ended=True)])
+    driver = Driver(failed_after(1), [None, EventBatch((STARTED, FAILED)), EventBatch((FINISHED,), ended=True)])
     assert driver.steps() == [FAILS, *TABLE]
     assert driver.reads[-1].seconds <= 1.5
 
 
 def test_the_user_is_learned_from_the_first_look() -> None:
-    driver = Driver(failed_after(3), [Heard((STARTED,))], user=None)
+    driver = Driver(failed_after(3), [EventBatch((STARTED,))], user=None)
     assert driver.polls[0] == 1.0
     assert {read.user for read in driver.reads} == {"me"}
     assert BEGINS in driver.lines
 
 
-ENDS: list[tuple[Heard, str]] = [
-    (Heard(ended=True), "their stream ended before the run did"),
-    (Heard((STARTED,), ended=True, error=ex.DifyTransportError("It broke.")), "It broke"),
+ENDS: list[tuple[EventBatch, str]] = [
+    (EventBatch(ended=True), "their stream ended before the run did"),
+    (EventBatch((STARTED,), ended=True, error=ex.DifyTransportError("It broke.")), "It broke"),
     (
-        Heard(ended=True, error=ex.DifyNotFoundError("HTML")),
+        EventBatch(ended=True, error=ex.DifyNotFoundError("HTML")),
         "this server has no events of a run, as Dify before 1.14 has not",
     ),
-    (Heard(ended=True, error=ex.DifyUnsupportedError("none")), "the workflow-runs contract has no events of a run"),
-    (Heard(ended=True, error=ex.DifyServerError("HTTP 502.\n\x1b[2J")), "HTTP 502. \ufffd[2J"),
+    (
+        EventBatch(ended=True, error=ex.DifyUnsupportedError("none")),
+        "the workflow-runs contract has no events of a run",
+    ),
+    (EventBatch(ended=True, error=ex.DifyServerError("HTTP 502.\n\x1b[2J")), "HTTP 502. \ufffd[2J"),
 ]
 
 
 @pytest.mark.parametrize(("end", "why"), ENDS, ids=[why for _, why in ENDS])
-def test_a_stream_that_breaks_ends_the_following_with_one_line(end: Heard, why: str) -> None:
+def test_a_stream_that_breaks_ends_the_following_with_one_line(end: EventBatch, why: str) -> None:
     driver = Driver(failed_after(30), [end])
     over = [line for line in driver.lines if "not followed" in line]
     assert over == [f"The steps of Dify run run-1 are not followed any further: {why}."]
@@ -182,8 +188,8 @@ def test_a_stream_that_breaks_ends_the_following_with_one_line(end: Heard, why: 
 
 
 def test_a_run_that_is_not_there_yet_is_asked_for_again() -> None:
-    missing = Heard(ended=True, error=ex.DifyNotFoundError("no run", code="not_found"))
-    driver = Driver(failed_after(9), [missing, missing, Heard((STARTED,))])
+    missing = EventBatch(ended=True, error=ex.DifyNotFoundError("no run", code="not_found"))
+    driver = Driver(failed_after(9), [missing, missing, EventBatch((STARTED,))])
     assert BEGINS in driver.lines
     assert not any("not followed" in line for line in driver.lines)
     given_up = Driver(failed_after(60), [missing] * 9)
@@ -199,7 +205,7 @@ RESUMED = Event("workflow_started", {"reason": "resumption"}, "run-1")
 
 
 def test_a_run_is_followed_over_its_pause() -> None:
-    heard = [Heard((STARTED, PAUSED)), *[None] * 7, Heard((RESUMED, FAILED, FINISHED), ended=True)]
+    heard = [EventBatch((STARTED, PAUSED)), *[None] * 7, EventBatch((RESUMED, FAILED, FINISHED), ended=True)]
     driver = Driver(pausing, heard)
     assert driver.steps() == [BEGINS, FAILS, *TABLE]
     assert driver.polls[0] == 0.0, "a pause is polled, and asked about, at once"
@@ -208,26 +214,26 @@ def test_a_run_is_followed_over_its_pause() -> None:
 
 @pytest.mark.parametrize("error", [None, ex.DifyTransportError("reset")], ids=["ended", "cut"])
 def test_a_stream_that_ends_at_the_pause_is_opened_again(error: ex.DifyError | None) -> None:
-    ends = Heard((STARTED, PAUSED), ended=True, error=error)
-    driver = Driver(pausing, [ends, ends, ends, None, Heard((RESUMED, FAILED, FINISHED), ended=True)])
+    ends = EventBatch((STARTED, PAUSED), ended=True, error=error)
+    driver = Driver(pausing, [ends, ends, ends, None, EventBatch((RESUMED, FAILED, FINISHED), ended=True)])
     assert driver.steps() == [BEGINS, FAILS, *TABLE]
     assert driver.slept > 0, "not without a rest"
-    empty = Heard((), ended=True, error=error)
-    assert Driver(pausing, [ends, empty, empty, Heard((RESUMED, FAILED))]).steps() == [BEGINS, FAILS, *TABLE]
+    empty = EventBatch((), ended=True, error=error)
+    assert Driver(pausing, [ends, empty, empty, EventBatch((RESUMED, FAILED))]).steps() == [BEGINS, FAILS, *TABLE]
 
 
 def test_a_stream_that_never_stays_open_is_not_opened_for_ever() -> None:
     def waits(elapsed: float) -> str:
         return "paused" if elapsed < 3000 else "failed"
 
-    ends = Heard((STARTED, PAUSED), ended=True)
+    ends = EventBatch((STARTED, PAUSED), ended=True)
     driver = Driver(waits, [ends] * 999, deadline=4000.0)
     assert len(driver.reads) == 30
     assert isinstance(driver.result, Ended)
 
 
 def test_a_pause_that_the_row_does_not_show_yet_is_no_busy_loop() -> None:
-    driver = Driver(failed_after(60), [Heard((PAUSED,), ended=True) for _ in range(99)])
+    driver = Driver(failed_after(60), [EventBatch((PAUSED,), ended=True) for _ in range(99)])
     assert len(driver.polls) < 40
 
 
@@ -239,7 +245,7 @@ def test_a_stream_that_says_nothing_changes_nothing() -> None:
 
 
 heards = st.none() | st.builds(
-    Heard,
+    EventBatch,
     st.lists(st.sampled_from([STARTED, FAILED, FINISHED, PAUSED, Event("other", {})]), max_size=3).map(tuple),
     st.booleans(),
     st.none() | st.sampled_from([ex.DifyTransportError("x"), ex.DifyNotFoundError("x", code="not_found")]),
@@ -248,7 +254,7 @@ heards = st.none() | st.builds(
 
 @settings(deadline=None, database=None)
 @given(st.lists(heards, max_size=12), st.floats(0, 60))
-def test_whatever_is_heard_the_row_decides_in_time(heard: list[Heard | None], seconds: float) -> None:
+def test_whatever_is_heard_the_row_decides_in_time(heard: list[EventBatch | None], seconds: float) -> None:
     # A driver that hears again and again without time passing would be none.
     driver = Driver(failed_after(seconds), heard)
     assert isinstance(driver.result, Ended)

@@ -19,10 +19,10 @@ from airflow_provider_dify.rules.earlier_tries import SubmissionRecord, TaskTry
 from airflow_provider_dify.rules.recovery import (
     AwaitServer,
     Fail,
+    Reattach,
     Search,
     Submit,
     SubmitLater,
-    TakeUp,
     Wait,
     after_failed_submission,
     after_poll,
@@ -50,8 +50,8 @@ BEGINNINGS = [
     (RETRY, None, True, True, False, Search((EARLIER,), earlier=True)),
     (RETRY, None, True, False, True, Submit()),
     (RETRY, None, True, False, False, Submit()),
-    (RETRY, NAMED, True, True, True, TakeUp(STARTED, EARLIER)),
-    (RETRY, NAMED, True, False, True, TakeUp(STARTED, EARLIER)),
+    (RETRY, NAMED, True, True, True, Reattach(STARTED, EARLIER)),
+    (RETRY, NAMED, True, False, True, Reattach(STARTED, EARLIER)),
     (RETRY, UNNAMED, True, True, True, Search((EARLIER,), earlier=False)),
     # Nothing tells that run from others: the weaker guarantee of an explicit user.
     (RETRY, UNNAMED, True, False, True, Submit()),
@@ -198,7 +198,7 @@ def searched(
 def test_a_search_finds_the_submission_of_this_try_or_of_another(earlier: bool) -> None:
     run = StartedRun(RUN)
     assert searched(Found(RUN, USER), earlier=earlier) == Wait(run)
-    assert searched(Found(RUN, EARLIER), earlier=earlier) == TakeUp(run, EARLIER)
+    assert searched(Found(RUN, EARLIER), earlier=earlier) == Reattach(run, EARLIER)
 
 
 def test_a_search_with_patience_that_finds_nothing_submits() -> None:
@@ -230,7 +230,7 @@ def test_only_what_this_try_has_sent_is_said_to_be_sent() -> None:
     assert str(step.error).startswith(f"The submission was sent, and Dify shows no run of the user '{USER}'")
 
 
-TAKEN_UP = {
+REATTACHED = {
     RunStatus.RUNNING: (True, True),
     RunStatus.SUCCEEDED: (True, True),
     RunStatus.PARTIAL_SUCCEEDED: (True, False),
@@ -243,7 +243,7 @@ TAKEN_UP = {
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("status", RunStatus)
 def test_a_run_of_an_earlier_try_is_waited_for_or_replaced(status: RunStatus, strict: bool) -> None:
-    lenient, otherwise = TAKEN_UP.get(status, (True, True))
+    lenient, otherwise = REATTACHED.get(status, (True, True))
     run = WorkflowRun(workflow_run_id=RUN, status=status, inputs={"sys.app_id": "app"})
     step = after_poll(STARTED, run, fail_on_partial_success=strict, fail_on_pause=strict)
     if otherwise if strict else lenient:

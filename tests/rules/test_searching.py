@@ -10,7 +10,7 @@ import pytest
 from airflow_provider_dify.api.runs import LoggedRun, LogPage, RunStatus
 from airflow_provider_dify.exceptions import DifyAuthenticationError, DifyError, DifyTransportError
 from airflow_provider_dify.rules.polling import Deadline
-from airflow_provider_dify.rules.searching import Found, NotFound, find_run, of_use
+from airflow_provider_dify.rules.searching import Found, NotFound, find_run, is_reusable
 from airflow_provider_dify.rules.settings import PollSchedule
 from airflow_provider_dify.rules.waiting import FindMarker, Sleep
 
@@ -95,7 +95,7 @@ def test_a_run_of_no_use_hides_what_an_earlier_dag_run_of_the_same_name_has_left
             if user == "new"
             else page()
         ),
-        wanted=of_use,
+        wanted=is_reusable,
     )
     assert isinstance(result, NotFound)
 
@@ -121,7 +121,7 @@ def test_a_refused_key_ends_the_search() -> None:
 )
 def test_runs_of_no_use_are_passed_over(status: str, expected: bool) -> None:
     result, asked = search(
-        lambda user, now: page(logged("r", status=status)) if user == "new" else page(), wanted=of_use
+        lambda user, now: page(logged("r", status=status)) if user == "new" else page(), wanted=is_reusable
     )
     assert isinstance(result, Found) is expected
     assert max(now for now, _ in asked) == 0.0
@@ -129,7 +129,7 @@ def test_runs_of_no_use_are_passed_over(status: str, expected: bool) -> None:
 
 def test_an_earlier_run_of_use_counts_although_the_latest_is_of_none() -> None:
     result, _ = search(
-        lambda user, now: page(logged("r", user, "failed" if user == "new" else "running")), wanted=of_use
+        lambda user, now: page(logged("r", user, "failed" if user == "new" else "running")), wanted=is_reusable
     )
     assert result == Found("r", "old")
 

@@ -474,10 +474,10 @@ def test_hours_of_coming_and_going_leave_nothing(dify: Dify) -> None:
             await asyncio.sleep(30)
             for run in runs:
                 del dify.runs[run.id]
-        roll = held[0]._roll
-        assert len(roll._waiting) == 1
-        assert len(roll._plain) <= 1
-        assert len(roll._seen) + len(roll._ended) + len(roll._passed_over) <= 45
+        registry = held[0]._registry
+        assert len(registry._waiting) == 1
+        assert len(registry._plain) <= 1
+        assert len(registry._seen) + len(registry._ended) + len(registry._passed_over) <= 45
         assert (len(held[0]._waiting), len(held[0]._awaiting)) == (1, 0)
         assert len(held[0]._alarms._ticks) <= 60
         await task
