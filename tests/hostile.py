@@ -264,11 +264,11 @@ def own_parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]
     return {name: each for name, each in found.items() if name != "self" and each.kind not in kinds}
 
 
-def check_refusal(error: DifyError, name: str, told: str | None = None) -> None:
+def check_refusal(error: DifyError, name: str, reported: str | None = None) -> None:
     """Let an error pass that names what is wrong, in a form that any log can take."""
     message = error.message
     assert str(error).replace("\n", " ") == message
     assert len(str(error).splitlines()) <= 2
-    assert (told or name) in message, message[:500]
+    assert (reported or name) in message, message[:500]
     assert len(message) <= MAX_MESSAGE_CHARS
     assert message.isprintable(), ascii(message)

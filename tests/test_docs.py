@@ -132,19 +132,19 @@ def test_the_examples_of_dags_are_dags(page: Path) -> None:
     ],
 )
 def test_every_parameter_is_documented_with_its_default(page: str, task: type) -> None:
-    told = {row[0].strip("`"): row[1] for row in rows(text_of(page)) if len(row) == 3 and row[0].startswith("`")}
+    reported = {row[0].strip("`"): row[1] for row in rows(text_of(page)) if len(row) == 3 and row[0].startswith("`")}
     for name, default in parameters(task).items():
-        assert name in told
+        assert name in reported
         if name == "deferrable":
-            assert told[name] == "from Airflow"
+            assert reported[name] == "from Airflow"
         elif default is inspect.Parameter.empty:
-            assert told[name] == "required"
+            assert reported[name] == "required"
         else:
-            assert ast.literal_eval(told[name].strip("`")) == default, name
+            assert ast.literal_eval(reported[name].strip("`")) == default, name
 
 
 def test_the_methods_of_the_hook_are_documented() -> None:
-    told = {row[0].strip("`") for row in rows(text_of("docs/hook.md"))} - {"Method"}
+    reported = {row[0].strip("`") for row in rows(text_of("docs/hook.md"))} - {"Method"}
     operations = {
         name.removeprefix("a")
         for kind in (DifyHook, HumanInputCalls)
@@ -155,7 +155,7 @@ def test_the_methods_of_the_hook_are_documented() -> None:
     operations -= {"close", "connection", "api", "get_conn", "poll", "look", "follow", "find_started", "find_task_id"}
     operations -= {"check_server"}
     only_for_workers = {"test_connection", "download_file"}
-    assert told == operations | only_for_workers
+    assert reported == operations | only_for_workers
     assert [name for name in only_for_workers if hasattr(DifyHook, f"a{name}")] == []
 
 
@@ -167,13 +167,13 @@ def test_every_extra_of_the_connection_is_documented(page: str) -> None:
 
 def test_every_error_has_its_paragraph() -> None:
     found = dict(re.findall(r"^## ([\w, ]+?)( \(final\))?$", text_of("docs/troubleshooting.md"), re.MULTILINE))
-    told = {name: bool(final) for names, final in found.items() for name in names.split(", ") if "Error" in name}
+    reported = {name: bool(final) for names, final in found.items() for name in names.split(", ") if "Error" in name}
     known = {
         name: issubclass(kind, AirflowFailException)
         for name, kind in vars(exceptions).items()
         if isinstance(kind, type) and issubclass(kind, exceptions.DifyError)
     }
-    assert told == known
+    assert reported == known
 
 
 @cache
@@ -264,8 +264,8 @@ def test_the_table_of_versions_is_what_ci_runs() -> None:
     ran |= dict.fromkeys(some, "those that depend on Airflow")
     for page in ("README.md", "docs/compatibility.md"):
         found = ((re.match(r"\d+\.\d+\.\d+\w*(?= \(pre-release|$)", row[0]), row[1]) for row in rows(text_of(page)))
-        told = {version[0]: tests for version, tests in found if version}
-        assert told == ran
+        reported = {version[0]: tests for version, tests in found if version}
+        assert reported == ran
     assert {path.stem.removeprefix("airflow-") for path in (ROOT / "constraints").glob("*.txt")} == set(ran)
     assert set(
         re.search(r"^for version in (.+); do", text_of("scripts/resolve_constraints.sh"), re.MULTILINE)[1].split()

@@ -88,7 +88,7 @@ def test_what_airflow_reads_while_it_is_imported_imports_no_airflow(name: str) -
     assert of(imports_of(PACKAGE / f"{name}.py", top=True), "airflow") == []
 
 
-def test_provider_info_is_told_without_airflow() -> None:
+def test_provider_info_is_reported_without_airflow() -> None:
     modules = imported_by(
         "from airflow_provider_dify.get_provider_info import get_provider_info; get_provider_info()", after=""
     )

@@ -1,4 +1,4 @@
-"""Links to other hosts: how they are found, asked for and judged, and what can be said of ours without a network."""
+"""Links to other hosts: how they are found, asked for and judged, and what can be lines of ours without a network."""
 
 from __future__ import annotations
 

@@ -72,10 +72,10 @@ def backend(text: str, **kwargs: str) -> dict[str, str]:
     """Return the settings of a block of airflow.cfg as environment variables, with other paths."""
     parser = configparser.ConfigParser()
     parser.read_string(text)
-    told = dict(parser["secrets"])
-    arguments = json.loads(told["backend_kwargs"])
+    reported = dict(parser["secrets"])
+    arguments = json.loads(reported["backend_kwargs"])
     assert set(arguments) == set(kwargs)
-    return {"AIRFLOW__SECRETS__BACKEND": told["backend"], "AIRFLOW__SECRETS__BACKEND_KWARGS": json.dumps(kwargs)}
+    return {"AIRFLOW__SECRETS__BACKEND": reported["backend"], "AIRFLOW__SECRETS__BACKEND_KWARGS": json.dumps(kwargs)}
 
 
 def test_a_connection_from_the_environment(server: DifyServer, tmp_path: Path) -> None:
@@ -105,11 +105,11 @@ def test_a_connection_from_a_backend_of_ones_own(server: DifyServer, tmp_path: P
 
 
 def test_the_table_of_metrics_is_what_is_sent() -> None:
-    told = {row[0].strip("`"): (row[1], row[3]) for row in rows(section("Metrics"))[1:]}
+    reported = {row[0].strip("`"): (row[1], row[3]) for row in rows(section("Metrics"))[1:]}
     sent = {
         metric.name: (metric.kind, ", ".join(f"`{tag}`" for tag in ("conn_id", *metric.tags))) for metric in METRICS
     }
-    assert told == sent
+    assert reported == sent
 
 
 def test_the_metrics_to_watch_are_there() -> None:

@@ -27,10 +27,10 @@ STANDARD_FIELDS = {"description", "host", "port", "login", "password", "schema",
 # In a process of its own: the manager is one for each process and says what it dislikes only once.
 DISCOVERY = """
 import json, logging, warnings
-said = []
+lines = []
 class Keep(logging.Handler):
     def emit(self, record):
-        said.append(record.getMessage())
+        lines.append(record.getMessage())
 keep = Keep(logging.WARNING)
 for name in ("airflow", "airflow.providers_manager", "airflow.sdk.providers_manager_runtime"):
     logging.getLogger(name).addHandler(keep)
@@ -47,7 +47,7 @@ with warnings.catch_warnings(record=True) as caught:
         "widgets": {name: widget.is_sensitive for name, widget in widgets.items()},
         "behaviour": manager.field_behaviours.get("dify"),
     }
-found["said"] = said + [str(each.message) for each in caught]
+found["lines"] = lines + [str(each.message) for each in caught]
 print()
 print(json.dumps(found))
 """
@@ -82,7 +82,7 @@ def found() -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     *others, last = done.stdout.splitlines()
     answer: dict[str, Any] = json.loads(last)
-    answer["said"] += [*others, *done.stderr.splitlines()]
+    answer["lines"] += [*others, *done.stderr.splitlines()]
     return answer
 
 
@@ -137,8 +137,8 @@ def test_airflow_discovers_the_form(found: dict[str, Any]) -> None:
 
 
 def test_airflow_has_nothing_to_say_about_it(found: dict[str, Any]) -> None:
-    said = [text for text in found["said"] if "dify" in text.lower()]
-    assert [text for text in said if FORM_IS_DISCOVERED or OF_EVERY_PROVIDER not in text] == []
+    lines = [text for text in found["lines"] if "dify" in text.lower()]
+    assert [text for text in lines if FORM_IS_DISCOVERED or OF_EVERY_PROVIDER not in text] == []
 
 
 def test_the_retry_policy_is_named_as_the_newest_schema_has_it() -> None:
@@ -271,7 +271,7 @@ def test_the_command_line_lists_it_without_a_warning(kind: str) -> None:
     assert done.returncode == 0, done.stderr
     # Where the form is not discovered, the list of forms is one of other providers, or empty.
     assert (LISTED[kind] in done.stdout) == (FORM_IS_DISCOVERED or kind not in ("widgets", "behaviours"))
-    said = [line for line in [*done.stdout.splitlines(), *done.stderr.splitlines()] if "dify" in line.lower()]
-    loud = [line for line in said if any(word in line.lower() for word in ("warn", "error", "exception"))]
+    lines = [line for line in [*done.stdout.splitlines(), *done.stderr.splitlines()] if "dify" in line.lower()]
+    loud = [line for line in lines if any(word in line.lower() for word in ("warn", "error", "exception"))]
     # Airflow 2.11 warns of itself, with a path that may well contain the name of the project's folder.
     assert [line for line in loud if "site-packages/airflow/" not in line] == []

@@ -78,16 +78,18 @@ def test_a_stream_cut_anywhere_gives_the_same_events(
     events = decode(stream, cuts)
 
     assert events == decode(stream)
-    expected = [told for _, told in parts if told is not None]
-    assert [event.event for event in events] == [told if told == "ping" else told["event"] for told in expected]
-    for event, told in zip(events, expected, strict=True):
-        if told == "ping":
+    expected = [reported for _, reported in parts if reported is not None]
+    assert [event.event for event in events] == [
+        reported if reported == "ping" else reported["event"] for reported in expected
+    ]
+    for event, reported in zip(events, expected, strict=True):
+        if reported == "ping":
             assert event == Event("ping", {})
         else:
-            run_id = told.get("workflow_run_id")
-            assert event.data == told["data"]
+            run_id = reported.get("workflow_run_id")
+            assert event.data == reported["data"]
             assert event.workflow_run_id == (RUN if run_id == RUN else None)
-            assert event.task_id == id_or_none(told.get("task_id"))
+            assert event.task_id == id_or_none(reported.get("task_id"))
 
 
 @pytest.mark.parametrize("end", LINE_ENDS)

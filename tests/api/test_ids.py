@@ -38,7 +38,7 @@ def test_an_id_is_taken_as_it_is(value: str) -> None:
 
 
 @pytest.mark.parametrize("value", [*BAD, "", None, 7, [RUN], True], ids=lambda value: repr(value)[:20])
-def test_a_server_that_tells_no_id_has_told_none(value: Any) -> None:
+def test_a_server_that_names_no_id_has_named_none(value: Any) -> None:
     """A submission is unknown then, and nothing of it reaches a log, a URL or XCom."""
     with pytest.raises(DifyResponseError) as caught:
         parse_submitted({"workflow_run_id": value})
@@ -74,8 +74,8 @@ def test_a_token_that_cannot_be_one_is_not_shown() -> None:
 
 @given(st.text())
 def test_any_id_can_be_written_and_sent(value: str) -> None:
-    told = id_or_none(value)
-    if told is not None:
-        assert told.encode().decode() == value
-        assert "\n" not in told
-        assert len(told.splitlines()) == 1
+    reported = id_or_none(value)
+    if reported is not None:
+        assert reported.encode().decode() == value
+        assert "\n" not in reported
+        assert len(reported.splitlines()) == 1

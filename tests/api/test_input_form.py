@@ -292,12 +292,12 @@ def test_what_the_local_server_takes_is_not_refused(version: str, inputs: dict[s
 )
 def test_any_answer_is_a_form_or_an_error_of_ours(payload: Any) -> None:
     entries = payload if isinstance(payload, list) else [payload]
-    for told in (
+    for reported in (
         {"user_input_form": entries, "system_parameters": payload, "file_upload": payload},
         {"user_input_form": payload},
     ):
         try:
-            form = InputForm.parse(told)
+            form = InputForm.parse(reported)
         except DifyResponseError:
             continue
         form.problems({"x": payload, **dict.fromkeys(form.fields, payload)})

@@ -198,7 +198,7 @@ def test_each_contract_says_what_it_lacks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ask", "deed"),
+    ("ask", "operation"),
     [
         (lambda api: api.stop("t", "u"), "stop a run"),
         (lambda api: api.logs(), "list or find runs"),
@@ -208,9 +208,9 @@ def test_each_contract_says_what_it_lacks() -> None:
         (lambda api: api.parameters(), "read the app's input form"),
     ],
 )
-def test_the_gateway_contract_does_not_pretend(ask: Any, deed: str) -> None:
+def test_the_gateway_contract_does_not_pretend(ask: Any, operation: str) -> None:
     with pytest.raises(
-        DifyUnsupportedError, match=rf"has no route to {deed}.*\n.*API contract \(api_contract\) to service-api"
+        DifyUnsupportedError, match=rf"has no route to {operation}.*\n.*API contract \(api_contract\) to service-api"
     ):
         ask(WorkflowRunsApi())
 
@@ -221,9 +221,9 @@ def test_contracts_by_name() -> None:
 
 
 def test_only_difys_own_404_is_an_unknown_run() -> None:
-    told = b'{"code": "not_found", "message": "Workflow run not found.", "status": 404}'
+    reported = b'{"code": "not_found", "message": "Workflow run not found.", "status": 404}'
     with pytest.raises(DifyRunNotFoundError):
-        ServiceApi().get_run(RUN).read(Answer(404, {"content-type": "application/json"}, told))
+        ServiceApi().get_run(RUN).read(Answer(404, {"content-type": "application/json"}, reported))
     with pytest.raises(DifyNotFoundError) as caught:
         ServiceApi().get_run(RUN).read(Answer(404, {"content-type": "text/html"}, b"<title>404</title>"))
     assert not isinstance(caught.value, DifyRunNotFoundError)
@@ -238,7 +238,7 @@ def test_only_what_may_be_sent_twice_is_repeatable() -> None:
         assert operation.call.repeatable
 
 
-def test_a_json_body_is_ascii_and_told_its_length() -> None:
+def test_a_json_body_is_ascii_and_has_its_length() -> None:
     body = body_of(ServiceApi().run(**SUBMISSION).call)
     assert body is not None
     assert body.content_type == "application/json"
@@ -293,8 +293,8 @@ VERSIONS = [
 @pytest.mark.parametrize("row", VERSIONS, ids=lambda row: str(row[0]))
 def test_what_a_server_version_can_do(row: Any) -> None:
     server = Server(row[0])
-    told = (server.survives_closed_stream, server.lists_running_runs, server.queues_runs, server.has_run_events)
-    assert told == row[1:]
+    reported = (server.survives_closed_stream, server.lists_running_runs, server.queues_runs, server.has_run_events)
+    assert reported == row[1:]
 
 
 def logged(number: int) -> LoggedRun:
@@ -302,12 +302,12 @@ def logged(number: int) -> LoggedRun:
 
 
 def collect(pages: list[LogPage], limit: int) -> tuple[list[str], list[dict[str, str]]]:
-    flow, asked, told = find_runs(ServiceApi(), {"user": "u"}, limit), [], iter(pages)
+    flow, asked, reported = find_runs(ServiceApi(), {"user": "u"}, limit), [], iter(pages)
     operation = next(flow)
     while True:
         asked.append(dict(operation.call.query))
         try:
-            operation = flow.send(next(told))
+            operation = flow.send(next(reported))
         except StopIteration as end:
             return [run.workflow_run_id for run in end.value], asked
 

@@ -1,4 +1,4 @@
-"""Refusals inside a stream of HTTP 200, told from real runs wherever the stream is cut."""
+"""Refusals inside a stream of HTTP 200, reported from real runs wherever the stream is cut."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_an_error_before_a_synthetic_pair_decides() -> None:
     assert (type(error), error.code) == (ex.DifyInvalidInputError, "invalid_param")
 
 
-def test_the_signature_of_a_file_is_not_told() -> None:
+def test_the_signature_of_a_file_is_not_reported() -> None:
     text = "Reached maximum retries (3) for URL https://bucket.example/a.pdf?X-Amz-Signature=s3cret"
     error = refused(synthetic_start() + synthetic_end(text))
     assert "https://bucket.example/a.pdf?…" in str(error)
@@ -191,7 +191,7 @@ def test_a_real_run_is_started_whichever_event_comes_first(stream: bytes) -> Non
     ],
     ids=lambda each: each[:60],
 )
-def test_a_start_that_only_looks_synthetic_is_settled_by_what_follows(second: bytes) -> None:
+def test_a_start_that_only_seems_synthetic_is_settled_by_what_follows(second: bytes) -> None:
     stream = synthetic_start(text="x") + second
     assert submitted(stream).started().workflow_run_id == RUN
     reader = StreamReader("u")
@@ -298,7 +298,7 @@ def test_no_cut_makes_a_run_of_a_refusal_or_a_refusal_of_a_run(is_real: bool, da
         assert result is not None
 
 
-def test_silence_is_told_from_a_stream_with_events() -> None:
+def test_silence_is_distinguished_from_a_stream_with_events() -> None:
     with pytest.raises(SilentStream):
         submitted(PING).started()
     for other in (b"", PING + block("odd", None, {}, workflow_run_id=None)):

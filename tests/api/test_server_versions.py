@@ -26,7 +26,7 @@ CAPABILITIES = [
     ("v1.9.1", ()),
     ("1.9.1-rc1", ()),
     ("1.11", NAMES[:2]),
-    # Not told or not understood: as a current one.
+    # Not reported or not understood: as a current one.
     (None, NAMES),
     ("", NAMES),
     ("latest", NAMES),

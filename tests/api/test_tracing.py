@@ -72,9 +72,9 @@ def test_a_span_gives_a_right_one_or_none(trace_id: int, span_id: int, flags: in
     assert made == read_traceparent(made)
     if 0 < trace_id < 1 << 128 and 0 < span_id < 1 << 64:
         assert made is not None
-        _, told_trace, told_span, told_flags = made.split("-")
-        assert (int(told_trace, 16), int(told_span, 16)) == (trace_id, span_id)
-        assert int(told_flags, 16) == flags % 256
+        _, sent_trace, sent_span, sent_flags = made.split("-")
+        assert (int(sent_trace, 16), int(sent_span, 16)) == (trace_id, span_id)
+        assert int(sent_flags, 16) == flags % 256
     else:
         assert made is None
 

@@ -1,4 +1,4 @@
-"""The gate before a server: how many pass, in which order, and what a turn that is given up leaves behind."""
+"""The limiter before a server: how many pass, in which order, and what a turn that is given up leaves behind."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def run() -> Run:
 
 def test_no_more_than_the_limit_pass_and_a_turn_rests_as_long_as_it_took(run: Run) -> None:
     async def test(loop: VirtualLoop) -> None:
-        gate, busy, most, spent = Limiter(4), 0, 0, 0.0
+        limiter, busy, most, spent = Limiter(4), 0, 0, 0.0
 
         async def request() -> None:
             nonlocal busy, most, spent
-            await gate.enter()
+            await limiter.enter()
             busy += 1
             most = max(most, busy)
             await asyncio.sleep(1.0)
             spent += 1.0
             busy -= 1
-            gate.leave(1.0)
+            limiter.leave(1.0)
 
         await asyncio.gather(*(request() for _ in range(40)))
         assert most == 4
@@ -54,26 +54,26 @@ def test_no_more_than_the_limit_pass_and_a_turn_rests_as_long_as_it_took(run: Ru
 
 def test_requests_that_take_no_time_do_not_rest(run: Run) -> None:
     async def test(loop: VirtualLoop) -> None:
-        gate = Limiter(1)
+        limiter = Limiter(1)
         for _ in range(1000):
-            await gate.enter()
-            gate.leave(0.001)
+            await limiter.enter()
+            limiter.leave(0.001)
         assert loop.time() == 0
 
     run(test)
 
 
-def test_the_urgent_go_first_also_while_the_gate_is_shut(run: Run) -> None:
+def test_the_urgent_go_first_also_while_the_limiter_is_paused(run: Run) -> None:
     async def test(loop: VirtualLoop) -> None:
-        gate, passed = Limiter(1), []
+        limiter, passed = Limiter(1), []
 
         async def request(name: str, urgent: bool = False) -> None:
-            await gate.enter(urgent=urgent)
+            await limiter.enter(urgent=urgent)
             passed.append((name, round(loop.time())))
-            gate.leave(0.0)
+            limiter.leave(0.0)
 
-        gate.pause(30)
-        gate.pause(10)
+        limiter.pause(30)
+        limiter.pause(10)
         tasks = [asyncio.ensure_future(request(name)) for name in "abc"]
         await asyncio.sleep(5)
         await request("urgent", urgent=True)
@@ -85,18 +85,18 @@ def test_the_urgent_go_first_also_while_the_gate_is_shut(run: Run) -> None:
 
 def test_those_that_wait_are_turned_away_and_the_urgent_stay(run: Run) -> None:
     async def test(loop: VirtualLoop) -> None:
-        gate = Limiter(1)
-        await gate.enter()
-        await gate.enter(urgent=True)
-        waiting = [asyncio.ensure_future(gate.enter()) for _ in range(3)]
-        urgent = asyncio.ensure_future(gate.enter(urgent=True))
+        limiter = Limiter(1)
+        await limiter.enter()
+        await limiter.enter(urgent=True)
+        waiting = [asyncio.ensure_future(limiter.enter()) for _ in range(3)]
+        urgent = asyncio.ensure_future(limiter.enter(urgent=True))
         await asyncio.sleep(0)
-        gate.reject_waiters(DifyTransportError("away", cause="refused"))
+        limiter.reject_waiters(DifyTransportError("away", cause="refused"))
         results = await asyncio.gather(*waiting, return_exceptions=True)
         assert [str(each) for each in results] == ["away"] * 3
         assert len({id(each) for each in results}) == 3
         assert not urgent.done()
-        gate.leave(0.0)
+        limiter.leave(0.0)
         await urgent
 
     run(test)
@@ -104,15 +104,15 @@ def test_those_that_wait_are_turned_away_and_the_urgent_stay(run: Run) -> None:
 
 def test_an_urgent_turn_is_given_up_in_the_end(run: Run) -> None:
     async def test(loop: VirtualLoop) -> None:
-        gate = Limiter(1)
-        await gate.enter()
-        await gate.enter(urgent=True)
+        limiter = Limiter(1)
+        await limiter.enter()
+        await limiter.enter(urgent=True)
         with pytest.raises(DifyTransportError):
-            await gate.enter(urgent=True)
+            await limiter.enter(urgent=True)
         assert loop.time() == URGENT_SECONDS
-        gate.leave(0.0)
-        gate.leave(0.0)
-        await gate.enter()
+        limiter.leave(0.0)
+        limiter.leave(0.0)
+        await limiter.enter()
 
     run(test)
 
@@ -122,14 +122,14 @@ def test_who_waits_becomes_urgent_when_the_deadline_passes(run: Run, mocker: Moc
 
     async def test(loop: VirtualLoop) -> None:
         mocker.patch("airflow_provider_dify.client.deadlines.time.time", loop.time)
-        gate = Limiter(2)
+        limiter = Limiter(2)
         for _ in range(2):
-            await gate.enter()
+            await limiter.enter()
         passed = []
 
         async def request(seconds: float) -> None:
             with ending_by(Deadline(seconds)):
-                await gate.enter()
+                await limiter.enter()
             passed.append(round(loop.time(), 1))
 
         results = await asyncio.gather(*(request(each) for each in (8.0, 5.0, 9.0)), return_exceptions=True)
@@ -144,41 +144,41 @@ def test_who_waits_becomes_urgent_when_the_deadline_passes(run: Run, mocker: Moc
 
 def test_turns_that_are_cancelled_at_any_moment_are_not_lost(run: Run) -> None:
     async def test(loop: VirtualLoop) -> None:
-        gate, chance, busy = Limiter(3), random.Random(7), {True: 0, False: 0}
+        limiter, rng, busy = Limiter(3), random.Random(7), {True: 0, False: 0}
 
         async def request(urgent: bool) -> None:
-            await gate.enter(urgent=urgent)
+            await limiter.enter(urgent=urgent)
             busy[urgent] += 1
             assert busy[False] <= 3
             assert sum(busy.values()) <= 6
             try:
-                await asyncio.sleep(chance.random())
+                await asyncio.sleep(rng.random())
             finally:
                 busy[urgent] -= 1
-                gate.leave(0.0)
+                limiter.leave(0.0)
 
-        tasks = [asyncio.ensure_future(request(chance.random() < 0.2)) for _ in range(300)]
+        tasks = [asyncio.ensure_future(request(rng.random() < 0.2)) for _ in range(300)]
         while not all(task.done() for task in tasks):
-            chance.choice(tasks).cancel()
-            await asyncio.sleep(chance.choice([0, 0.001, 0.05]))
+            rng.choice(tasks).cancel()
+            await asyncio.sleep(rng.choice([0, 0.001, 0.05]))
         for _ in range(3):
-            await asyncio.wait_for(gate.enter(), 1)
+            await asyncio.wait_for(limiter.enter(), 1)
 
     run(test)
 
 
 def test_the_limit_can_change(run: Run) -> None:
     async def test(loop: VirtualLoop) -> None:
-        gate = Limiter(1)
-        await gate.enter()
-        gate.limit(2)
-        await gate.enter()
-        gate.limit(1)
-        gate.leave(0.0)
-        third = asyncio.ensure_future(gate.enter())
+        limiter = Limiter(1)
+        await limiter.enter()
+        limiter.limit(2)
+        await limiter.enter()
+        limiter.limit(1)
+        limiter.leave(0.0)
+        third = asyncio.ensure_future(limiter.enter())
         await asyncio.sleep(1)
         assert not third.done()
-        gate.leave(0.0)
+        limiter.leave(0.0)
         await third
 
     run(test)

@@ -194,7 +194,7 @@ def _new_workflows(version: str, limit: int, human_end: str) -> list[Workflow]:
             "multi_end",
             inputs=[optional_text],
             steps=[Step("h1"), *middle, Step("h2", error=REFUSED)],
-            # Which of the branches ends first was a matter of chance.
+            # Which of the branches ends first was a matter of rng.
             failure_outputs={"a": '{"ok": true, "path": "/a"}'} if version == "1.14.2" else {},
         ),
         Workflow("chatflow", mode="advanced-chat", parameters={"file_upload": upload}),

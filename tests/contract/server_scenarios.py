@@ -729,7 +729,7 @@ def limit_on_1_14(version: str) -> dict[str, Exchange]:
 
 @covers("app-max-time-stream", "app-max-time-blocking", "app-max-time-get", "app-max-time-get-final")
 def app_limit(version: str) -> dict[str, Exchange]:
-    """Whoever listens is told that the run was stopped; it goes on."""
+    """Whoever listens is reported that the run was stopped; it goes on."""
     limit = 6 if version in NEW else 8
     with Lab(version, time_scale=0.05, app_max_execution_time=limit) as lab:
         blocking = lab.later("app-max-time-blocking")

@@ -134,7 +134,7 @@ def answer_of(name: str) -> Answer:
     return Answer(response["status"], response["headers"], body)
 
 
-def told(name: str) -> Any:
+def reported(name: str) -> Any:
     return load(name)["response"]["json"]
 
 
@@ -216,7 +216,7 @@ def test_errors(name: str) -> None:
         int(status),
         None if code == "None" else code,
     )
-    text = "404 Not Found" if error.code is None else re.sub(r"\s+", " ", told(name)["message"] or "no message")
+    text = "404 Not Found" if error.code is None else re.sub(r"\s+", " ", reported(name)["message"] or "no message")
     assert text[:100].rstrip(". ") in str(error)
     if operation_of(name).call.what != NO_OPERATION:
         # No advice about apps and workflows: this is about knowledge bases.
@@ -225,7 +225,7 @@ def test_errors(name: str) -> None:
 
 @pytest.mark.parametrize("name", of_kind("dataset"))
 def test_datasets(name: str) -> None:
-    dataset, row = operation_of(name).read(answer_of(name)), told(name)
+    dataset, row = operation_of(name).read(answer_of(name)), reported(name)
     assert (dataset.id, dataset.name, dataset.indexing_technique) == (row["id"], row["name"], row["indexing_technique"])
     assert dataset.document_count == row["document_count"] == 0
 
@@ -246,20 +246,20 @@ def _agrees(document: Any, row: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", of_kind("document"))
 def test_documents(name: str) -> None:
-    _agrees(operation_of(name).read(answer_of(name)), told(name))
+    _agrees(operation_of(name).read(answer_of(name)), reported(name))
 
 
 @pytest.mark.parametrize("name", of_kind("uploaded"))
 def test_uploads(name: str) -> None:
     uploaded = operation_of(name).read(answer_of(name))
-    assert uploaded.batch == told(name)["batch"]
+    assert uploaded.batch == reported(name)["batch"]
     assert str(uploaded.document.state) == EXPECTED[name].split()[1]
-    _agrees(uploaded.document, told(name)["document"])
+    _agrees(uploaded.document, reported(name)["document"])
 
 
 @pytest.mark.parametrize("name", of_kind("page"))
 def test_pages_of_documents(name: str) -> None:
-    page, row = operation_of(name).read(answer_of(name)), told(name)
+    page, row = operation_of(name).read(answer_of(name)), reported(name)
     assert len(page.documents) == len(row["data"]) == int(EXPECTED[name].split()[1])
     for document, each in zip(page.documents, row["data"], strict=True):
         _agrees(document, each)
@@ -269,7 +269,7 @@ def test_pages_of_documents(name: str) -> None:
 @pytest.mark.parametrize("name", of_kind("indexing"))
 def test_indexing_status(name: str) -> None:
     (status,) = operation_of(name).read(answer_of(name))
-    (row,) = told(name)["data"]
+    (row,) = reported(name)["data"]
     assert str(status.state) == EXPECTED[name].split()[1] == row["indexing_status"]
     assert status.state.has_ended == (row["completed_at"] is not None and row["indexing_status"] == "completed")
     assert (status.document_id, status.error) == (row["id"], row["error"])
@@ -279,7 +279,7 @@ def test_indexing_status(name: str) -> None:
 @pytest.mark.parametrize("name", of_kind("field"))
 def test_metadata_fields(name: str) -> None:
     found = operation_of(name).read(answer_of(name))
-    rows = told(name)["doc_metadata"] if name == "metadata-list" else [told(name)]
+    rows = reported(name)["doc_metadata"] if name == "metadata-list" else [reported(name)]
     fields = found if name == "metadata-list" else (found,)
     assert [(each.id, each.name, each.type) for each in fields] == [(r["id"], r["name"], r["type"]) for r in rows]
 
@@ -291,7 +291,7 @@ def test_answers_without_content(name: str) -> None:
 
 @pytest.mark.parametrize("name", of_kind("JSON"))
 def test_other_answers(name: str) -> None:
-    assert operation_of(name).read(answer_of(name)) == told(name)
+    assert operation_of(name).read(answer_of(name)) == reported(name)
 
 
 def _same_body(name: str, made: Operation[Any]) -> None:

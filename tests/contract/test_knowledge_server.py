@@ -44,7 +44,7 @@ def plain(value: Any, key: str = "") -> Any:
         if key == "index_node_hash":
             return "HASH"
         if key == "dataset_process_rule_id":
-            # Without a rule the latest counts, and which of several within one second that is, is chance.
+            # Without a rule the latest counts, and which of several within one second that is, is rng.
             return "RULE"
         return "SECONDS" if _SECONDS.match(text) else text
     if isinstance(value, (int, float)) and not isinstance(value, bool) and _TIMES.search(key):
@@ -81,9 +81,9 @@ class KnowledgeLab:
         )
         exchange = Exchange(response.status_code, {k.lower(): v for k, v in response.headers.items()}, response.text)
         self.exchanges[name] = exchange
-        told = recording["response"]
+        reported = recording["response"]
         if response.ok and response.text:
-            self._learn(told.get("json"), exchange.json())
+            self._learn(reported.get("json"), exchange.json())
         return exchange.json() if response.text.startswith(("{", "[")) else {}
 
     def until(self, name: str, wanted: Callable[[dict[str, Any]], bool]) -> None:
@@ -276,7 +276,7 @@ def test_every_recording_has_a_scenario() -> None:
 @pytest.mark.xdist_group("knowledge")
 @pytest.mark.parametrize("name", NAMES)
 def test_answers_as_recorded(name: str) -> None:
-    """The local server says what the real one said."""
+    """The local server says what the real one lines."""
     assert compared(name, SCENARIOS[name]()[name]) == []
 
 

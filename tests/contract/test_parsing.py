@@ -606,10 +606,10 @@ def test_errors(file: str) -> None:
     assert type(caught.value).__name__ == kind
     assert caught.value.status_code == int(status)
     assert caught.value.code == (None if code == "None" else code)
-    told = load(file)["response"].get("json", {}).get("message") or ""
+    reported = load(file)["response"].get("json", {}).get("message") or ""
     # The token of a form is shown nowhere.
-    told = re.sub(r"/human_input/\w+", "/human_input/***", told)
-    assert " ".join(told.split())[:100].rstrip(". ") in str(caught.value)
+    reported = re.sub(r"/human_input/\w+", "/human_input/***", reported)
+    assert " ".join(reported.split())[:100].rstrip(". ") in str(caught.value)
 
 
 @pytest.mark.parametrize("file", of_kind("unknown run"))
@@ -621,73 +621,73 @@ def test_unknown_runs(file: str) -> None:
 
 @pytest.mark.parametrize("file", of_kind("run "))
 def test_runs(file: str) -> None:
-    told = load(file)["response"]["json"]
-    outputs, inputs = told["outputs"], json.loads(told["inputs"])
+    reported = load(file)["response"]["json"]
+    outputs, inputs = reported["outputs"], json.loads(reported["inputs"])
     run = operation_of(file).read(answer_of(file))
-    assert run.workflow_run_id == load(file)["request"]["path"].split("/")[-1] == told["id"]
+    assert run.workflow_run_id == load(file)["request"]["path"].split("/")[-1] == reported["id"]
     assert str(run.status) == expected(file).split()[1]
     assert run.outputs == ((json.loads(outputs) if isinstance(outputs, str) else outputs) or {})
-    assert run.error == (told["error"] or None)
+    assert run.error == (reported["error"] or None)
     assert run.app_id == inputs["sys.app_id"]
     assert run.user == inputs["sys.user_id"]
-    assert run.workflow_id == told["workflow_id"]
-    assert (run.total_steps, run.total_tokens) == (told["total_steps"], told["total_tokens"])
-    assert (run.created_at, run.finished_at) == (told["created_at"], told["finished_at"])
+    assert run.workflow_id == reported["workflow_id"]
+    assert (run.total_steps, run.total_tokens) == (reported["total_steps"], reported["total_tokens"])
+    assert (run.created_at, run.finished_at) == (reported["created_at"], reported["finished_at"])
     assert (run.finished_at is None) == (not run.status.is_terminal)
-    assert run.elapsed_time == pytest.approx(told["elapsed_time"])
+    assert run.elapsed_time == pytest.approx(reported["elapsed_time"])
 
 
 @pytest.mark.parametrize("file", of_kind("ended "))
 def test_blocking_answers(file: str) -> None:
-    told = load(file)["response"]["json"]
+    reported = load(file)["response"]["json"]
     started = operation_of(file).read(answer_of(file))
-    assert (started.workflow_run_id, started.task_id) == (told["workflow_run_id"], told["task_id"])
+    assert (started.workflow_run_id, started.task_id) == (reported["workflow_run_id"], reported["task_id"])
     assert started.server_version == file.partition("/")[0]
     assert str(started.run.status) == expected(file).split()[1]
     assert started.settled == (expected(file) != "ended paused")
-    assert started.run.outputs == (told["data"]["outputs"] or {})
-    assert started.run.error == (told["data"]["error"] or None)
-    assert list(started.run.reasons) == told["data"].get("reasons", [])
+    assert started.run.outputs == (reported["data"]["outputs"] or {})
+    assert started.run.error == (reported["data"]["error"] or None)
+    assert list(started.run.reasons) == reported["data"].get("reasons", [])
 
 
 @pytest.mark.parametrize("file", of_kind("logs"))
 def test_logs(file: str) -> None:
-    told = load(file)["response"]["json"]
+    reported = load(file)["response"]["json"]
     page = operation_of(file).read(answer_of(file))
     statuses = expected(file).split()[1:]
     assert [str(run.status) for run in page.runs][:3] == statuses
-    assert [run.workflow_run_id for run in page.runs] == [row["workflow_run"]["id"] for row in told["data"]]
+    assert [run.workflow_run_id for run in page.runs] == [row["workflow_run"]["id"] for row in reported["data"]]
     assert [run.user for run in page.runs] == [
-        (row["created_by_end_user"] or {}).get("session_id") for row in told["data"]
+        (row["created_by_end_user"] or {}).get("session_id") for row in reported["data"]
     ]
-    rows = [row["workflow_run"] for row in told["data"]]
+    rows = [row["workflow_run"] for row in reported["data"]]
     assert [(run.total_steps, run.total_tokens, run.version) for run in page.runs] == [
         (row["total_steps"], row["total_tokens"], row["version"]) for row in rows
     ]
     assert [(run.elapsed_time, run.exceptions_count) for run in page.runs] == [
         (pytest.approx(row["elapsed_time"]), row["exceptions_count"]) for row in rows
     ]
-    assert (page.page, page.has_more) == (told["page"], told["has_more"])
+    assert (page.page, page.has_more) == (reported["page"], reported["has_more"])
     assert page.server_version == file.partition("/")[0]
 
 
 @pytest.mark.parametrize("file", of_kind("upload", "info", "accepted", "an object", "a form"))
 def test_other_answers(file: str) -> None:
-    told = load(file)["response"]["json"]
+    reported = load(file)["response"]["json"]
     value = operation_of(file).read(answer_of(file))
     if expected(file) == "upload":
-        assert (value.upload_file_id, value.name, value.size) == (told["id"], told["name"], told["size"])
+        assert (value.upload_file_id, value.name, value.size) == (reported["id"], reported["name"], reported["size"])
     elif expected(file) == "info":
-        assert (value.name, value.mode) == (told["name"], told["mode"])
-        assert (value.description, list(value.tags)) == (told["description"], told["tags"])
-        assert value.author_name == told["author_name"]
+        assert (value.name, value.mode) == (reported["name"], reported["mode"])
+        assert (value.description, list(value.tags)) == (reported["description"], reported["tags"])
+        assert value.author_name == reported["author_name"]
     elif expected(file) == "a form":
-        assert (value.content, value.expires_at) == (told["form_content"], told["expiration_time"])
+        assert (value.content, value.expires_at) == (reported["form_content"], reported["expiration_time"])
         fields = [(each.name, each.type, each.default, each.options, each.is_file) for each in value.fields]
         assert fields == FORM_FIELDS[file]
         assert [(each.id, each.title) for each in value.actions] == [("approve", "Approve"), ("reject", "Reject")]
     else:
-        assert value == (None if expected(file) == "accepted" else told)
+        assert value == (None if expected(file) == "accepted" else reported)
 
 
 STREAMS = of_kind("streams ", "silent", "stream error ")
@@ -697,26 +697,26 @@ STREAMS = of_kind("streams ", "silent", "stream error ")
 def test_events_of_streams(file: str) -> None:
     decoder = EventDecoder()
     events = [event for chunk in chunks_of(file) for event in decoder.feed(chunk)]
-    told = payloads_of(file)
-    assert [event.event for event in events] == [payload["event"] for payload in told]
-    assert [event.workflow_run_id for event in events] == [payload.get("workflow_run_id") for payload in told]
-    assert [event.task_id for event in events] == [payload.get("task_id") for payload in told]
+    reported = payloads_of(file)
+    assert [event.event for event in events] == [payload["event"] for payload in reported]
+    assert [event.workflow_run_id for event in events] == [payload.get("workflow_run_id") for payload in reported]
+    assert [event.task_id for event in events] == [payload.get("task_id") for payload in reported]
     data = [event.data for event in events if event.event not in ("error", "ping")]
-    assert data == [payload["data"] for payload in told if payload["event"] not in ("error", "ping")]
+    assert data == [payload["data"] for payload in reported if payload["event"] not in ("error", "ping")]
 
 
 @pytest.mark.parametrize("file", of_kind("streams "))
 def test_streams_that_name_their_run(file: str) -> None:
-    told = [payload for payload in payloads_of(file) if payload["event"] != "ping"]
+    reported = [payload for payload in payloads_of(file) if payload["event"] != "ping"]
     reader = SubmissionReader(answer_of(file))
     for chunk in chunks_of(file):
         reader.feed(chunk)
         if reader.names_run:
             break
     started = reader.started()
-    assert (started.workflow_run_id, started.task_id) == (told[0]["workflow_run_id"], told[0]["task_id"])
+    assert (started.workflow_run_id, started.task_id) == (reported[0]["workflow_run_id"], reported[0]["task_id"])
     assert started.server_version == file.partition("/")[0]
-    first = told[0]["data"].get("inputs") if told[0]["event"] == "workflow_started" else None
+    first = reported[0]["data"].get("inputs") if reported[0]["event"] == "workflow_started" else None
     assert started.app_id == (first or {}).get("sys.app_id")
 
 
@@ -803,11 +803,11 @@ def test_streams_of_newer_servers(file: str, version: str) -> None:
         started = submission.started()
         return started.workflow_run_id, started.task_id, started.app_id, reader.ended, events
 
-    told = payloads_of(file)
+    reported = payloads_of(file)
     unknown = {"event": "news_chunk", "data": ADDED}
-    named = {key: told[-1][key] for key in ("workflow_run_id", "task_id") if key in told[-1]}
+    named = {key: reported[-1][key] for key in ("workflow_run_id", "task_id") if key in reported[-1]}
     stream = "event: ping\n\n"
-    for payload in told:
+    for payload in reported:
         if payload["event"] == "ping":
             continue
         data = {"data": payload["data"] | ADDED} if isinstance(payload.get("data"), dict) else {}

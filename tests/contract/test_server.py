@@ -51,7 +51,7 @@ def played(scenario: Scenario, version: str) -> dict[str, Exchange]:
 
 @pytest.mark.parametrize(("version", "name"), _keys(*(set(COVERED) - LISTED)))
 def test_answers_as_recorded(version: str, name: str) -> None:
-    """The local server says what the real one said."""
+    """The local server says what the real one lines."""
     exchange = played(COVERED[version, name], version)[name]
     assert differences(load(version, name), exchange) == []
 

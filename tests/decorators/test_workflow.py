@@ -102,7 +102,7 @@ def test_a_retry_that_finds_nothing_submits_what_was_returned_in_it(dify: Start,
 
 @modes
 @pytest.mark.parametrize("moment", [moment for moment in DEATHS if moment != "before the POST"])
-def test_a_retry_takes_up_the_run_of_the_try_before(dify: Start, deferrable: bool, moment: str) -> None:
+def test_a_retry_reattaches_to_the_run_of_the_try_before(dify: Start, deferrable: bool, moment: str) -> None:
     server = dify("echo")
     task = DecoratedTask(store=True, deferrable=deferrable)
     with death(moment):

@@ -140,13 +140,13 @@ def faults_of(dify: DifyServer, results: Path, dag_id: str, rows: int) -> tuple[
     by_row = runs_by_row(dify, dag_id)
     for line in lines:
         runs = by_row.get(line["key"].replace("row-", "text "), [])
-        told = f"{dag_id}: {line['key']} is {line['status']}, its runs are {[run.status for run in runs]}"
+        reported = f"{dag_id}: {line['key']} is {line['status']}, its runs are {[run.status for run in runs]}"
         is_right = {
             "succeeded": len(succeeded(runs)) == 1 and line["workflow_run_id"] == succeeded(runs)[0].id,
             "unknown": not runs,
         }.get(line["status"], False)
         if not is_right or len(succeeded(runs)) > 1 or overlapping(runs):
-            wrong.append(told)
+            wrong.append(reported)
         if line["status"] == "succeeded" and line["outputs"] != {"text": line["key"].replace("row-", "text ")}:
             wrong.append(f"{dag_id}: {line['key']} has the outputs {line['outputs']}")
     return wrong, Counter(line["status"] for line in lines)

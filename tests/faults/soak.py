@@ -46,11 +46,11 @@ RUN_ID = "soak"
 class FaultInjector:
     """Injects one fault after the other, and says which."""
 
-    def __init__(self, airflow: Airflow, dify: DifyServer, chance: random.Random, *, upgrades: bool) -> None:
+    def __init__(self, airflow: Airflow, dify: DifyServer, rng: random.Random, *, upgrades: bool) -> None:
         self._upgrades = upgrades
         self._airflow = airflow
         self._dify = dify
-        self._random = chance
+        self._random = rng
         self.faults: dict[str, int] = defaultdict(int)
 
     def inject(self) -> None:

@@ -1,4 +1,4 @@
-"""Whatever befalls the tries of a task, each of its lives has one run, and the last try returns its outputs."""
+"""Whatever befalls the tries of a task, each of its generations has one run, and the last try returns its outputs."""
 
 from __future__ import annotations
 
@@ -44,12 +44,14 @@ def die(*_: object, **__: object) -> None:
 
 
 tries = st.tuples(st.sampled_from(sorted(FAULTS)), st.sampled_from(sorted(DEATHS)))
-lives = st.lists(st.lists(tries, max_size=2), min_size=1, max_size=2)
+generations = st.lists(st.lists(tries, max_size=2), min_size=1, max_size=2)
 
 
-@given(lives=lives, last=st.sampled_from(sorted(FAULTS)), store=st.booleans(), deferrable=st.booleans())
-@example(lives=[[("nothing is reported", "between id and wait")], []], last="healthy", store=False, deferrable=True)
-@example(lives=[[("rate limit", "between POST and id")]], last="rate limit", store=True, deferrable=False)
+@given(generations=generations, last=st.sampled_from(sorted(FAULTS)), store=st.booleans(), deferrable=st.booleans())
+@example(
+    generations=[[("nothing is reported", "between id and wait")], []], last="healthy", store=False, deferrable=True
+)
+@example(generations=[[("rate limit", "between POST and id")]], last="rate limit", store=True, deferrable=False)
 @settings(
     max_examples=25,
     deadline=None,
@@ -57,14 +59,16 @@ lives = st.lists(st.lists(tries, max_size=2), min_size=1, max_size=2)
     database=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
-def test_each_life_has_one_run(lives: list[list[tuple[str, str]]], last: str, store: bool, deferrable: bool) -> None:
+def test_each_generation_has_one_run(
+    generations: list[list[tuple[str, str]]], last: str, store: bool, deferrable: bool
+) -> None:
     workflow = Workflow("echo", inputs=[Input("text")], duration=0.05, outputs={"text": "{text}"})
     with DifyServer([workflow]) as server, pytest.MonkeyPatch.context() as patch:
         connect(patch, server, "echo")
         patch.setattr("airflow_provider_dify.rules.earlier_tries.QUEUE_PATIENCE_SECONDS", 0.5)
         task = Task(store=store, deferrable=deferrable, inputs=INPUTS, retries=3, submit_timeout=0.3)
         begun = False
-        for number, generation in enumerate(lives, start=1):
+        for number, generation in enumerate(generations, start=1):
             start = task.clear if begun else task.run
             for fault, death in generation:
                 inject(server, fault)

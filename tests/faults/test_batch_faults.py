@@ -23,7 +23,7 @@ from airflow_provider_dify.runtime.input_form_cache import forget_forms
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
 from airflow_provider_dify.testing.workflows import Input, Step, Workflow
-from tests.faults.tries import Killed, connect, look_ups, modes, submissions
+from tests.faults.tries import Killed, connect, lookups, modes, submissions
 from tests.operators.batches import PATIENT, BatchTask, results, rows, runs_of
 
 ECHO = Workflow("echo", inputs=[Input("text")], steps=[Step("work", seconds=0.2)])
@@ -117,7 +117,7 @@ def test_a_search_alone_asks_little(server: DifyServer, batch: Callable[..., Bat
     task = batch(deferrable=deferrable, run_timeout=8, fail_on_partial_error=False)
     assert task.run()["counts"]["unknown"] == 1
     last = max(run.finished_at or 0.0 for run in server.runs)
-    assert 2 <= len([moment for moment in look_ups(server) if moment > last + 1]) <= 8
+    assert 2 <= len([moment for moment in lookups(server) if moment > last + 1]) <= 8
 
 
 @modes

@@ -64,7 +64,7 @@ def test_a_submission_that_arrived_is_one_run_wherever_its_answer_breaks(
 @kinds
 @modes
 @stores
-def test_a_submission_that_never_arrived_is_not_told_from_a_queued_one(
+def test_a_submission_that_never_arrived_counts_as_a_queued_one(
     behind: Behind, kind: str, deferrable: bool, store: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first try ends at its deadline. Whether a retry submits depends on what it can know of the first."""
@@ -136,7 +136,7 @@ def test_a_blocking_call_that_never_arrived_is_not_sent_again(behind: Behind, ki
 
 
 @kinds
-def test_the_proxy_cuts_only_the_submission_that_it_is_told(behind: Behind, kind: str) -> None:
+def test_the_proxy_cuts_only_the_submission_that_it_is_to_cut(behind: Behind, kind: str) -> None:
     server, proxy = behind(Cut(kind, ANSWER, submission=2))
     for number in (1, 2, 3):
         each = task(store=True, deferrable=False)

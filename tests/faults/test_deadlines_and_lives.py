@@ -150,9 +150,7 @@ def stop_in_dify(server: DifyServer) -> None:
 
 @modes
 @stores
-def test_a_clear_of_a_succeeded_task_starts_anew_and_its_retry_stays_in_the_new_life(
-    server: DifyServer, deferrable: bool, store: bool
-) -> None:
+def test_the_retry_after_a_clear_stays_in_the_new_generation(server: DifyServer, deferrable: bool, store: bool) -> None:
     cleared = Task(store=store, deferrable=deferrable, inputs=INPUTS)
     assert cleared.run() == INPUTS
     with death("between id and wait"):
@@ -164,7 +162,7 @@ def test_a_clear_of_a_succeeded_task_starts_anew_and_its_retry_stays_in_the_new_
 
 @modes
 @stores
-def test_a_retry_that_cannot_look_for_an_earlier_run_starts_none(
+def test_a_retry_that_cannot_search_for_an_earlier_run_starts_none(
     server: DifyServer, deferrable: bool, store: bool
 ) -> None:
     """Failed look-ups and looks are no news: that there is no run must be known before a second one is started."""

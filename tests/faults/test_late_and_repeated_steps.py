@@ -83,7 +83,7 @@ def test_a_task_that_is_killed_as_its_submission_leaves_stops_what_it_started(
 
 @pytest.mark.parametrize("moment", ["between POST and id", "between id and wait"])
 @stores
-def test_a_kill_during_the_look_for_or_at_an_earlier_run_stops_that(
+def test_a_kill_during_the_search_or_poll_of_an_earlier_run_stops_that(
     server: DifyServer, monkeypatch: pytest.MonkeyPatch, store: bool, moment: str
 ) -> None:
     connect(monkeypatch, server, "steps")
@@ -152,8 +152,8 @@ def test_a_rate_limited_submission_that_two_tries_resume_is_sent_once(
     assert statuses(server) == ["succeeded"]
 
 
-def test_a_process_that_was_taken_for_dead_does_not_stop_what_a_retry_has_taken_up(server: DifyServer) -> None:
-    """Airflow kills it when it is heard of again."""
+def test_a_process_taken_for_dead_does_not_stop_a_reattached_run(server: DifyServer) -> None:
+    """Airflow kills it when it is read of again."""
     task = Task(store=True, deferrable=False, inputs={"text": "hello"})
     with death("between id and wait"):
         task.run()
@@ -166,7 +166,7 @@ def test_a_process_that_was_taken_for_dead_does_not_stop_what_a_retry_has_taken_
     assert len(stops(server)) == 1
 
 
-def test_a_process_that_thaws_after_its_deadline_does_not_stop_what_a_retry_has_taken_up(
+def test_a_process_thawed_too_late_does_not_stop_a_reattached_run(
     server: DifyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect(monkeypatch, server, "long")
@@ -288,7 +288,7 @@ def test_a_store_that_cannot_be_read_lets_nothing_be_submitted(
 
 
 @modes
-def test_a_clear_stops_what_the_former_life_has_left_running_although_it_never_learned_its_id(
+def test_a_clear_stops_an_unnamed_run_of_the_former_generation(
     server: DifyServer, monkeypatch: pytest.MonkeyPatch, deferrable: bool
 ) -> None:
     connect(monkeypatch, server, "steps")

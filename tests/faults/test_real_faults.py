@@ -178,7 +178,7 @@ def killed_worker_of_queued_run(stage: Stage, mode: str) -> None:
 
 
 def frozen_worker(stage: Stage) -> None:
-    """Airflow takes the process for dead, and kills it when it is heard of again: that stops nothing."""
+    """Airflow takes the process for dead, and kills it when it is read of again: that stops nothing."""
     run_id = "frozen-worker"
     stage.start("run_worker", run_id, seconds=120)
     stage.wait_until_waited_for(run_id)

@@ -49,7 +49,7 @@ def until(condition: Callable[[], Any]) -> None:
         time.sleep(0.01)
 
 
-def looks_after(server: DifyServer, moment: float) -> list[float]:
+def polls_after(server: DifyServer, moment: float) -> list[float]:
     """Return the looks at the only run since a moment."""
     return [at for at in requests_to(server, "GET", server.runs[0].id) if at > moment]
 
@@ -79,7 +79,7 @@ def test_the_deadline_is_the_error_whatever_the_stop_comes_to(
     ended = time.time()
     (stopped,) = stops(server)
     assert ended - stopped < BOUND
-    assert looks_after(server, stopped) == []
+    assert polls_after(server, stopped) == []
     assert [run.status for run in server.runs] == ["running"]
     asked = fault is NO_EFFECT
     may_reattach = not (asked and store)
@@ -312,7 +312,7 @@ def test_a_search_whose_task_was_ended_ends_in_time_although_dify_does_not_answe
 
 @pytest.mark.parametrize("durable", [True, False])
 @modes
-def test_without_the_store_a_run_that_could_not_be_stopped_is_taken_up_only_where_durable(
+def test_a_run_that_could_not_be_stopped_is_reattached_where_durable(
     server: DifyServer, deferrable: bool, durable: bool
 ) -> None:
     server.inject(REFUSED_500)

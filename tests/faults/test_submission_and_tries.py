@@ -296,7 +296,7 @@ def test_a_clear_starts_anew(server: DifyServer, task: Callable[..., Task], defe
     assert runs(server) == 2
 
 
-def test_a_clear_stops_what_the_former_life_has_left_running(
+def test_a_clear_stops_what_the_former_generation_has_left_running(
     server: DifyServer, task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = task("long", store=True)
@@ -358,7 +358,7 @@ def test_a_run_found_by_its_marker_is_stopped_where_events_tell_its_task_id(
 
 
 @modes
-def test_a_run_whose_stop_is_impossible_is_taken_up_by_the_retry(
+def test_a_run_whose_stop_is_impossible_is_reattached_by_the_retry(
     server: DifyServer, task: Callable[..., Task], deferrable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.inject(Fault("submit", "lose_events", events=("*",)))

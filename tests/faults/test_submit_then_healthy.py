@@ -13,7 +13,7 @@ from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
 from airflow_provider_dify.testing.workflows import Input, Workflow
 from tests.faults.tcp_proxy import TcpProxy
-from tests.faults.tries import Task, connect, look_ups, modes, stores, submissions
+from tests.faults.tries import Task, connect, lookups, modes, stores, submissions
 from tests.hooks.test_hook_transports import Authority
 
 pytestmark = pytest.mark.usefixtures("naps")
@@ -39,12 +39,12 @@ def check_healthy_retry(server: DifyServer, refused: Task, monkeypatch: pytest.M
     """Let the retry run: it submits at once where the store tells that there is nothing, and else has to look."""
     assert refused.store is None or refused.store.values == {}
     monkeypatch.setattr("airflow_provider_dify.rules.earlier_tries.QUEUE_PATIENCE_SECONDS", 0.3)
-    before = len(look_ups(server))
+    before = len(lookups(server))
     assert refused.retry() == INPUTS
     assert [run.status for run in server.runs] == ["succeeded"]
     assert len(submissions(server)) == sent
     assert server.active_runs() == []
-    assert (len(look_ups(server)) == before) is (refused.store is not None)
+    assert (len(lookups(server)) == before) is (refused.store is not None)
 
 
 @modes
@@ -113,7 +113,7 @@ def test_a_rate_limit_that_fails_the_task(
     limited = Task(store=store, deferrable=deferrable, inputs=INPUTS, on_rate_limit="fail")
     with pytest.raises(DifyRateLimitError, match="nothing was started"):
         limited.run()
-    assert (len(submissions(server)), look_ups(server)) == (1, [])
+    assert (len(submissions(server)), lookups(server)) == (1, [])
     check_healthy_retry(server, limited, monkeypatch, sent=2)
 
 
@@ -129,7 +129,7 @@ def test_a_rate_limit_that_the_task_waits_out(
     limited = Task(store=True, deferrable=deferrable, inputs=INPUTS)
     assert limited.run() == INPUTS
     assert len(server.runs) == 1
-    assert look_ups(server) == []
+    assert lookups(server) == []
     first, second, third = submissions(server)
     if limit["headers"]:
         assert second - first >= 1.0

@@ -18,7 +18,7 @@ from airflow_provider_dify.runtime.task_run import Execution
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
 from airflow_provider_dify.testing.workflows import Input, Workflow
-from tests.faults.tries import Killed, Task, connect, death, look_ups, modes, stops, stores, submissions
+from tests.faults.tries import Killed, Task, connect, death, lookups, modes, stops, stores, submissions
 
 INPUTS = {"text": "hello"}
 ECHO = Workflow("echo", inputs=[Input("text")], duration=0.3)
@@ -59,7 +59,7 @@ def statuses(server: DifyServer) -> list[str]:
 unfindable = pytest.mark.parametrize("situation", ["explicit user", "workflow-runs"])
 
 
-# --- The run cannot be told from others, or not be looked for: an explicit user, the workflow-runs contract
+# --- The run cannot be reported from others, or not be looked for: an explicit user, the workflow-runs contract
 
 
 @unfindable
@@ -74,7 +74,7 @@ def test_unfindable_lost_answer_fails_at_once_and_the_retry_starts_a_second_run(
         lost.run()
     assert (len(submissions(server)), len(server.runs)) == (1, 1)
     assert lost.retry() == INPUTS
-    assert look_ups(server) == []
+    assert lookups(server) == []
     assert len(server.runs) == 2
 
 
@@ -88,14 +88,14 @@ def test_unfindable_worker_killed_before_the_run_id_has_a_second_run_started(
     with death("between POST and id"):
         killed.run()
     assert killed.retry() == INPUTS
-    assert look_ups(server) == []
+    assert lookups(server) == []
     assert len(server.runs) == 2
 
 
 @unfindable
 @modes
 @stores
-def test_unfindable_worker_killed_after_the_run_id_has_its_run_taken_up_only_with_the_store(
+def test_an_unfindable_run_is_reattached_only_with_the_store(
     start: Start, situation: str, deferrable: bool, store: bool
 ) -> None:
     server, killed = start(situation, store=store, deferrable=deferrable)
@@ -184,7 +184,7 @@ def test_durable_false_killed_worker_has_a_second_run_started(
     with death(moment):
         killed.run()
     assert killed.retry() == INPUTS
-    assert look_ups(server) == []
+    assert lookups(server) == []
     assert len(server.runs) == 2
 
 
@@ -200,7 +200,7 @@ def test_1_9_1_streaming_lost_answer_fails_at_once_and_the_retry_submits_only_wi
     server.inject(LOST)
     with pytest.raises(DifySubmissionUnknownError, match=r"1\.9\.1 never lists a run whose stream was closed"):
         lost.run()
-    assert len(look_ups(server)) == 1
+    assert len(lookups(server)) == 1
     if store:
         with pytest.raises(DifySubmissionUnknownError, match="does not submit; a clear submits again"):
             lost.retry()
@@ -267,7 +267,7 @@ def test_1_9_1_streaming_worker_killed_after_the_run_id_has_a_second_run_started
 
 
 def die_while_reading(task: Task) -> None:
-    """Let the worker die while it reads the stream, which it does to the end there: the run's id is told."""
+    """Let the worker die while it reads the stream, which it does to the end there: the run's id is reported."""
     announce = Execution._announce
 
     def announce_and_die(*arguments: Any, **named: Any) -> None:

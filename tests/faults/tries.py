@@ -46,7 +46,7 @@ def death(moment: str) -> Iterator[None]:
 
 
 class Store:
-    """Airflow's task state store: one value a key, over all tries and lives."""
+    """Airflow's task state store: one value a key, over all tries and generations."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -196,7 +196,7 @@ def submissions(server: DifyServer) -> list[float]:
     return requests_to(server, "POST", "/run")
 
 
-def look_ups(server: DifyServer) -> list[float]:
+def lookups(server: DifyServer) -> list[float]:
     """Return the moments at which a run was looked for by its marker."""
     return requests_to(server, "GET", "/workflows/logs")
 

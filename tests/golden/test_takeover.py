@@ -214,7 +214,7 @@ def test_a_retry_takes_the_run_of_a_stored_record(
 
 
 @modes
-def test_a_retry_looks_for_the_run_of_a_stored_intent(
+def test_a_retry_searches_for_the_run_of_a_stored_intent(
     server: DifyServer, monkeypatch: pytest.MonkeyPatch, deferrable: bool
 ) -> None:
     scene = Scene("wait", server, monkeypatch)

@@ -177,7 +177,7 @@ def fails(kind: type[DifyError], face: Face, *args: Any, **kwargs: Any) -> DifyE
     return without_secrets(caught.value)
 
 
-def look_error(face: Face) -> DifyError:
+def poll_error(face: Face) -> DifyError:
     """Return the error of one look, after a look for secrets in all that it could print."""
     error = face("poll", RUN).error
     assert error is not None

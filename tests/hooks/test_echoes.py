@@ -48,8 +48,8 @@ FORMS: dict[str, Callable[[str], str]] = {
 
 def echo_of(request: RawRequest) -> str:
     """Return all that was sent by which anybody could log in."""
-    told = [request.headers.get(name, "") for name in ("authorization", "x-gateway-token", "proxy-authorization")]
-    return " ".join(each for each in told if each)
+    reported = [request.headers.get(name, "") for name in ("authorization", "x-gateway-token", "proxy-authorization")]
+    return " ".join(each for each in reported if each)
 
 
 def in_json(form: str, request: RawRequest) -> str:

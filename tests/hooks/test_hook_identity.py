@@ -18,8 +18,8 @@ POLLS = 30
 
 def wrong_answers(hook: DifyHook, run_id: str) -> list[str]:
     """Poll a run, and return the ids of others that came as an answer."""
-    told = [hook.get_workflow_run(run_id).workflow_run_id for _ in range(POLLS)]
-    return [each for each in told if each != run_id]
+    reported = [hook.get_workflow_run(run_id).workflow_run_id for _ in range(POLLS)]
+    return [each for each in reported if each != run_id]
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def test_children_of_a_fork_get_the_answers_to_their_own_requests(runs: list[str
         os.close(writer)
         children.append(reader)
     for reader in children:
-        with os.fdopen(reader, "rb") as told:
-            assert json.loads(told.read()) == []
+        with os.fdopen(reader, "rb") as reported:
+            assert json.loads(reported.read()) == []
     # The parent's connection is as it was.
     assert wrong_answers(hook, runs[0]) == []
 
@@ -57,8 +57,8 @@ def test_one_event_loop_after_the_other(runs: list[str]) -> None:
     hook = DifyHook()
 
     async def polls() -> list[str]:
-        told = await asyncio.gather(*(hook.aget_workflow_run(run_id) for run_id in runs))
-        return [run.workflow_run_id for run in told]
+        reported = await asyncio.gather(*(hook.aget_workflow_run(run_id) for run_id in runs))
+        return [run.workflow_run_id for run in reported]
 
     async def polls_and_closes() -> list[str]:
         try:
@@ -77,10 +77,10 @@ def test_event_loops_in_two_threads(runs: list[str]) -> None:
 
     async def polls(run_id: str) -> list[str]:
         try:
-            told = [(await hook.aget_workflow_run(run_id)).workflow_run_id for _ in range(POLLS)]
+            reported = [(await hook.aget_workflow_run(run_id)).workflow_run_id for _ in range(POLLS)]
         finally:
             await hook.aclose()
-        return [each for each in told if each != run_id]
+        return [each for each in reported if each != run_id]
 
     with ThreadPoolExecutor(len(runs)) as pool:
         assert list(pool.map(lambda run_id: asyncio.run(polls(run_id)), runs)) == [[]] * len(runs)

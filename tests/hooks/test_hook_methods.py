@@ -25,13 +25,13 @@ versions = pytest.mark.parametrize("version", VERSIONS)
 @versions
 def test_a_streaming_run_is_known_at_once_and_its_row_tells_the_end(dify: Start, face: Face, version: str) -> None:
     server = dify("summarize", emulate=version)
-    heard: list[Any] = []
-    started = face("create_workflow_run", {"text": "Żółć. More."}, user="me", on_started=heard.append)
+    read: list[Any] = []
+    started = face("create_workflow_run", {"text": "Żółć. More."}, user="me", on_started=read.append)
     (run,) = server.runs
     assert (started.workflow_run_id, started.task_id) == (run.id, run.task_id)
     assert started.app_id == server.app("summarize").app_id
     assert started.server_version == version
-    assert heard[0].workflow_run_id == run.id
+    assert read[0].workflow_run_id == run.id
     assert started.settled is (version == "1.9.1")
     while not (row := face("get_workflow_run", run.id)).status.is_terminal:
         assert row.status is RunStatus.RUNNING
@@ -43,15 +43,13 @@ def test_a_streaming_run_is_known_at_once_and_its_row_tells_the_end(dify: Start,
 @versions
 def test_a_blocking_run_tells_its_end(dify: Start, face: Face, version: str) -> None:
     server = dify("echo", emulate=version)
-    heard: list[Any] = []
-    started = face(
-        "create_workflow_run", '{"text": "hi"}', user="me", response_mode="blocking", on_started=heard.append
-    )
+    read: list[Any] = []
+    started = face("create_workflow_run", '{"text": "hi"}', user="me", response_mode="blocking", on_started=read.append)
     (run,) = server.runs
     assert started.run is not None
     assert (started.workflow_run_id, started.task_id, started.settled) == (run.id, run.task_id, True)
     assert (started.run.status, started.run.outputs) == (RunStatus.SUCCEEDED, {"text": "hi"})
-    assert heard == [started]
+    assert read == [started]
 
 
 @versions
@@ -296,7 +294,7 @@ def test_a_server_that_does_not_tell_why_a_run_is_paused_is_no_error(dify: Start
     assert face("get_pause_questions", run) == []
 
 
-def test_the_task_id_of_a_running_run_is_told_by_its_events(dify: Start, face: Face) -> None:
+def test_the_task_id_of_a_running_run_is_reported_by_its_events(dify: Start, face: Face) -> None:
     server = dify("busy", workflows=[Workflow("busy", stream_text="a b c d e f g h " * 40, duration=400.0)])
     face("create_workflow_run", {}, user="me")
     (run,) = server.runs
@@ -322,9 +320,9 @@ CONNECTIONS: list[tuple[str, dict[str, Any], bool, str]] = [
 @pytest.mark.parametrize(("app", "options", "ok", "text"), CONNECTIONS, ids=[text for *_, text in CONNECTIONS])
 def test_the_connection_test(dify: Start, app: str, options: dict[str, Any], ok: bool, text: str) -> None:
     dify(app, **options)
-    told = DifyHook().test_connection()
-    assert told[0] is ok
-    assert text in told[1]
+    reported = DifyHook().test_connection()
+    assert reported[0] is ok
+    assert text in reported[1]
 
 
 @pytest.mark.parametrize("extra", [{}, {"api_contract": "workflow-runs"}])

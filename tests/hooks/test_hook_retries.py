@@ -35,7 +35,7 @@ from tests.hooks.support import (
     Start,
     fails,
     http,
-    look_error,
+    poll_error,
     read_request,
     serving,
     sse_head,
@@ -81,7 +81,7 @@ def test_a_read_is_repeated_three_times_with_growing_waits(
     assert are_growing(naps)
 
 
-def test_after_the_third_time_the_last_error_is_told(dify: Start, face: Face, naps: list[float]) -> None:
+def test_after_the_third_time_the_last_error_is_reported(dify: Start, face: Face, naps: list[float]) -> None:
     server = dify()
     server.inject(Fault("any", "status", status=503, message="busy", times=None))
     assert fails(ex.DifyServerError, face, "get_workflow_run", RUN).status_code == 503
@@ -185,14 +185,14 @@ def test_a_submission_arrives_once_the_server_is_back(dify: Start, face: Face, m
     assert (len(server.requests), len(server.runs)) == (1, 1)
 
 
-def test_a_look_is_not_repeated(dify: Start, face: Face, naps: list[float]) -> None:
+def test_a_poll_is_not_repeated(dify: Start, face: Face, naps: list[float]) -> None:
     server = dify()
     for fault in (Fault("any", "status", status=503), Fault("any", "reset_before")):
         server.inject(fault)
-        assert isinstance(look_error(face), (ex.DifyServerError, ex.DifyTransportError))
+        assert isinstance(poll_error(face), (ex.DifyServerError, ex.DifyTransportError))
     assert len(server.requests) == 2
     server.down()
-    assert isinstance(look_error(face), ex.DifyTransportError)
+    assert isinstance(poll_error(face), ex.DifyTransportError)
     assert naps == []
 
 
@@ -254,20 +254,20 @@ def half(request: RawRequest, connection: socket.socket) -> None:
 
 def bounded(face: Face) -> ex.DifyTransportError:
     """Return the error of one look that must not take for ever, and that comes as one in any case."""
-    told: list[Any] = []
+    reported: list[Any] = []
 
     def look() -> None:
         try:
-            told.append(look_error(face))
+            reported.append(poll_error(face))
         except BaseException as error:
-            told.append(error)
+            reported.append(error)
 
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
     thread.join(GENEROUS_SECONDS)
-    assert told, f"nothing came within {GENEROUS_SECONDS} s"
-    assert isinstance(told[0], ex.DifyTransportError)
-    return told[0]
+    assert reported, f"nothing came within {GENEROUS_SECONDS} s"
+    assert isinstance(reported[0], ex.DifyTransportError)
+    return reported[0]
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -338,7 +338,7 @@ BROKEN = {
 @pytest.mark.parametrize("answer", BROKEN.values(), ids=BROKEN)
 def test_an_answer_that_is_not_of_dify(serve: Serve, connect: Connect, face: Face, answer: bytes) -> None:
     connect(serve(answer).url)
-    error = look_error(face)
+    error = poll_error(face)
     assert isinstance(error, (ex.DifyResponseError, ex.DifyInvalidInputError))
     # Not even the better part of a key that was cut.
     assert KEY[:10] not in texts_of(error)
@@ -356,7 +356,7 @@ CUT = {
 @pytest.mark.parametrize("answer", CUT.values(), ids=CUT)
 def test_an_answer_that_is_broken_off(serve: Serve, connect: Connect, face: Face, answer: bytes) -> None:
     connect(serve(answer).url)
-    error = look_error(face)
+    error = poll_error(face)
     assert isinstance(error, ex.DifyTransportError)
     assert "no complete answer from" in error.message
 
@@ -411,7 +411,7 @@ def test_a_body_without_end_is_given_up(serve: Serve, connect: Connect, face: Fa
     taken = [0]
     head = f'HTTP/1.1 {status} OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"'
     connect(serve(endless(head.encode(), taken, FOUR_TIMES_TOO_MUCH)).url)
-    look_error(face)
+    poll_error(face)
     assert taken[0] < FOUR_TIMES_TOO_MUCH
 
 

@@ -27,7 +27,7 @@ from tests.hooks.support import (
     Serve,
     fails,
     http,
-    look_error,
+    poll_error,
     serving,
     texts_of,
 )
@@ -110,7 +110,7 @@ def test_a_certificate_of_an_unknown_authority_is_refused(
     server = serve(tls=authority.server_side())
     for extra in ({}, {"verify": True}, {"verify": authority.stranger}):
         connect(server.url, extra=extra)
-        error = look_error(face)
+        error = poll_error(face)
         assert isinstance(error, ex.DifyTransportError)
         assert "is not trusted" in error.message
         assert server.url in error.message
@@ -145,7 +145,7 @@ def test_a_certificate_for_another_name_is_refused(
 ) -> None:
     server = serve(tls=authority.server_side())
     connect(f"https://localhost:{server.port}", extra={"verify": authority.bundle})
-    assert "certificate" in look_error(face).message
+    assert "certificate" in poll_error(face).message
     assert server.requests == []
 
 
@@ -155,7 +155,7 @@ def test_a_client_certificate_is_shown(
 ) -> None:
     server = serve(tls=authority.server_side(ask_client=True))
     connect(server.url, extra={"verify": authority.bundle})
-    assert isinstance(look_error(face), ex.DifyTransportError)
+    assert isinstance(poll_error(face), ex.DifyTransportError)
     assert server.requests == []
     pair = [authority.path("client.pem"), authority.path("client.key")]
     given = {"combined": authority.path("combined.pem"), "list": pair, "json": json.dumps(pair)}[form]
@@ -189,7 +189,7 @@ def test_a_file_that_cannot_be_used_is_a_wrong_connection(
     error = fails(ex.DifyConfigurationError, face, "get_workflow_run", RUN)
     assert text in error.message
     assert field in error.message
-    assert isinstance(look_error(face), ex.DifyConfigurationError)
+    assert isinstance(poll_error(face), ex.DifyConfigurationError)
     assert server.requests == []
 
 
@@ -235,12 +235,12 @@ def test_a_tunnel_does_not_weaken_the_check_of_certificates(
 ) -> None:
     server, proxy = serve(tls=authority.server_side()), serve(Proxy())
     connect(server.url, extra={"proxy": f"http://me:{PASSWORD}@127.0.0.1:{proxy.port}"})
-    assert "is not trusted" in look_error(face).message
+    assert "is not trusted" in poll_error(face).message
     assert server.requests == []
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
-def test_wrong_proxy_credentials_are_told_without_them(
+def test_wrong_proxy_credentials_are_reported_without_them(
     authority: Authority, serve: Serve, connect: Connect, face: Face, naps: list[float], tls: bool
 ) -> None:
     server = serve(tls=authority.server_side() if tls else None)

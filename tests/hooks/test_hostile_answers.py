@@ -1,4 +1,4 @@
-"""Compressed answers that expand to gigabytes: what they cost in memory and time, and what is said of them."""
+"""Compressed answers that expand to gigabytes: what they cost in memory and time, and what is lines of them."""
 
 from __future__ import annotations
 

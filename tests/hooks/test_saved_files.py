@@ -202,7 +202,7 @@ def test_a_task_that_is_killed_while_a_file_comes_leaves_nothing(
     def struck(*_: object) -> None:
         raise kind
 
-    def strike() -> None:
+    def happen() -> None:
         while not any((tmp_path / each).stat().st_size for each in everything_in(tmp_path)):
             stalled.wait(0.01)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
@@ -211,7 +211,7 @@ def test_a_task_that_is_killed_while_a_file_comes_leaves_nothing(
     try:
         with serving() as serve:
             connect(serve(answer).url)
-            threading.Thread(target=strike, daemon=True).start()
+            threading.Thread(target=happen, daemon=True).start()
             with pytest.raises(kind):
                 DifyHook().download_file("/files/a", tmp_path / "x.txt")
             stalled.set()

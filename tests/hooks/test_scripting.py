@@ -276,7 +276,7 @@ def test_a_page_of_a_new_server_is_not_taken_for_an_old_one(connect: Any, face: 
             face("get_human_input_form", "t")
 
 
-def test_a_token_is_told_by_no_error(dify: Start, face: Face, naps: list[float]) -> None:
+def test_a_token_is_reported_by_no_error(dify: Start, face: Face, naps: list[float]) -> None:
     server = dify("human_input")
     server.down()
     token = "-".join(("s3cret", "token"))

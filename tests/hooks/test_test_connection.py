@@ -30,7 +30,7 @@ def serve() -> Iterator[Serve]:
         yield start
 
 
-def told() -> tuple[bool, str]:
+def reported() -> tuple[bool, str]:
     """Press the button; the answer never tells a secret."""
     ok, message = DifyHook().test_connection()
     assert not [secret for secret in (KEY, PASSWORD, TOKEN) if secret in message]
@@ -40,17 +40,17 @@ def told() -> tuple[bool, str]:
 
 def test_a_workflow_app(dify: Start) -> None:
     dify("echo")
-    assert told() == (True, f"Connected to the workflow app 'echo' on Dify 1.16.1. {FOUND_AGAIN}")
+    assert reported() == (True, f"Connected to the workflow app 'echo' on Dify 1.16.1. {FOUND_AGAIN}")
 
 
 def test_a_workflow_app_on_1_11(dify: Start) -> None:
     dify("echo", emulate="1.11.2")
-    assert told() == (True, f"Connected to the workflow app 'echo' on Dify 1.11.2. {FOUND_AGAIN}")
+    assert reported() == (True, f"Connected to the workflow app 'echo' on Dify 1.11.2. {FOUND_AGAIN}")
 
 
 def test_a_workflow_app_on_1_9_1(dify: Start) -> None:
     dify("echo", emulate="1.9.1")
-    assert told() == (
+    assert reported() == (
         True,
         "Connected to the workflow app 'echo' on Dify 1.9.1. Runs are at most once on this version, which forgets a "
         "run whose stream breaks: such a task fails and nothing is sent twice. From Dify 1.9.2 on runs are exactly "
@@ -75,17 +75,17 @@ def test_other_versions(serve: Serve, connect: Connect, version: str | None, ser
     answers = serve(http(200, {"name": "a\nb\x1b[31m" + "x" * 100, "mode": "workflow"}, **headers))
     connect(answers.url)
     name = "a b\ufffd[31m" + "x" * 71 + "…"
-    assert told() == (True, f"Connected to the workflow app {name!r} on {server}. {guarantee}")
+    assert reported() == (True, f"Connected to the workflow app {name!r} on {server}. {guarantee}")
 
 
 def test_a_server_that_does_not_tell_the_type(serve: Serve, connect: Connect) -> None:
     connect(serve(http(200, {"name": "old"}, X_Version="1.14.2")).url)
-    assert told() == (True, f"Connected to the app 'old' on Dify 1.14.2. {FOUND_AGAIN}")
+    assert reported() == (True, f"Connected to the app 'old' on Dify 1.14.2. {FOUND_AGAIN}")
 
 
 def test_the_workflow_runs_contract(dify: Start) -> None:
     dify("echo", api_contract="workflow-runs")
-    assert told() == (
+    assert reported() == (
         True,
         "The gateway knows the API key. Its workflow-runs contract tells nothing about the app. Runs are at most once: "
         "a submission that was interrupted cannot be found again, and is not sent twice.",
@@ -96,7 +96,7 @@ def test_the_workflow_runs_contract(dify: Start) -> None:
 def test_a_wrong_key(dify: Start, connect: Connect, contract: str) -> None:
     server = dify(api_contract=contract)
     connect(server.base_url, KEY, extra={"api_contract": contract})
-    assert told() == (
+    assert reported() == (
         False,
         f"The API key is refused. {PROBES[contract]}: HTTP 401 unauthorized: Access token is invalid. "
         "Put the app's API key (app-…; in Dify: the app, API Access) into the connection's API key (password).",
@@ -106,7 +106,7 @@ def test_a_wrong_key(dify: Start, connect: Connect, contract: str) -> None:
 @pytest.mark.parametrize("contract", BOTH)
 def test_an_app_without_api_access(dify: Start, contract: str) -> None:
     dify("off", workflows=[Workflow("off", api_enabled=False)], api_contract=contract)
-    assert told() == (
+    assert reported() == (
         False,
         f"The app's API access is switched off. {PROBES[contract]}: HTTP 403 forbidden: The app's API service has been "
         "disabled. Switch on the app's API access in Dify, or check what the gateway asks for.",
@@ -115,7 +115,7 @@ def test_an_app_without_api_access(dify: Start, contract: str) -> None:
 
 def test_a_gateway_that_refuses_access(dify: Start) -> None:
     dify().inject(Fault("any", "status", status=403, body="<h1>No entry</h1>"))
-    assert told() == (
+    assert reported() == (
         False,
         "The server refuses access. Reading the app's information: HTTP 403: an HTML page (No entry). "
         "Switch on the app's API access in Dify, or check what the gateway asks for.",
@@ -124,7 +124,7 @@ def test_a_gateway_that_refuses_access(dify: Start) -> None:
 
 def test_an_app_of_another_type(dify: Start) -> None:
     dify("talk", workflows=[Workflow("talk", mode="advanced-chat")])
-    assert told() == (
+    assert reported() == (
         False,
         "The key is of the app 'talk', which is of the type advanced-chat: only apps of the type workflow can be run. "
         "Use the API key of an app of the type workflow (in Dify: the app, API Access).",
@@ -134,7 +134,7 @@ def test_an_app_of_another_type(dify: Start) -> None:
 @pytest.mark.parametrize("version", ["1.9.1", "1.11.2", "1.14.2"])
 def test_an_app_that_is_not_published(dify: Start, version: str) -> None:
     dify("new", workflows=[Workflow("new", published=False)], emulate=version)
-    assert told() == (
+    assert reported() == (
         False,
         "The app 'new' has not been published. Reading the app's input form: HTTP 400 "
         "app_unavailable: App unavailable, please check your app configurations. The app has never been published: "
@@ -146,7 +146,7 @@ def test_an_app_that_is_not_published(dify: Start, version: str) -> None:
 def test_a_wrong_path(dify: Start, connect: Connect, contract: str) -> None:
     server = dify(api_contract=contract)
     connect(f"{server.base_url}/console", server.api_key(), extra={"api_contract": contract})
-    assert told() == (
+    assert reported() == (
         False,
         f"There is no Dify API at {server.base_url}/console. Is /v1 missing? {PROBES[contract]}: HTTP 404 with an HTML "
         "page (404 Not Found): nothing is served at this path. Check the connection's Base URL (host): it usually ends "
@@ -157,7 +157,9 @@ def test_a_wrong_path(dify: Start, connect: Connect, contract: str) -> None:
 def test_a_wrong_path_that_ends_in_v1(dify: Start, connect: Connect) -> None:
     server = dify()
     connect(f"{server.base_url}/dify/v1", server.api_key())
-    assert told()[1].startswith(f"There is no Dify API at {server.base_url}/dify/v1. Reading the app's information: ")
+    assert reported()[1].startswith(
+        f"There is no Dify API at {server.base_url}/dify/v1. Reading the app's information: "
+    )
 
 
 @pytest.mark.parametrize("contract", BOTH)
@@ -165,7 +167,7 @@ def test_a_host_where_nothing_listens(dify: Start, connect: Connect, contract: s
     server = dify()
     server.down()
     connect(server.base_url, extra={"api_contract": contract})
-    assert told() == (
+    assert reported() == (
         False,
         f"There is no complete answer from {server.base_url}/v1: nothing listens there: the connection was refused. "
         "Check the Base URL and the port in it, the proxy, and that the machine of Airflow may reach it.",
@@ -179,7 +181,7 @@ def test_a_host_that_has_no_address(connect: Connect, monkeypatch: pytest.Monkey
     # A resolver may answer for any name, so the machine's own is not asked.
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
     connect("https://dify.invalid")
-    assert told() == (
+    assert reported() == (
         False,
         "There is no complete answer from https://dify.invalid/v1: its host name is not known here. "
         "Check the Base URL and the port in it, the proxy, and that the machine of Airflow may reach it.",
@@ -190,7 +192,7 @@ def test_a_host_that_does_not_answer(dify: Start, connect: Connect) -> None:
     server = dify()
     server.inject(Fault("any", "hang", seconds=5))
     connect(server.base_url, extra={"read_timeout": 0.2})
-    assert told() == (
+    assert reported() == (
         False,
         f"There is no complete answer from {server.base_url}/v1: it did not answer in time. "
         "Check the Base URL and the port in it, the proxy, and that the machine of Airflow may reach it.",
@@ -201,7 +203,7 @@ def test_a_host_that_does_not_answer(dify: Start, connect: Connect) -> None:
 def test_a_certificate_that_is_not_trusted(authority: Authority, serve: Serve, connect: Connect) -> None:
     server = serve(tls=authority.server_side())
     connect(server.url)
-    assert told() == (
+    assert reported() == (
         False,
         f"The certificate of {server.url}/v1 is not trusted (unable to get local issuer certificate). Put the path of "
         "the CA bundle that signs it into the connection's field Verify TLS (verify), or use the name that the "
@@ -212,7 +214,7 @@ def test_a_certificate_that_is_not_trusted(authority: Authority, serve: Serve, c
 def test_a_certificate_for_another_name(authority: Authority, serve: Serve, connect: Connect) -> None:
     server = serve(tls=authority.server_side())
     connect(f"https://localhost:{server.port}", extra={"verify": authority.bundle})
-    ok, message = told()
+    ok, message = reported()
     assert not ok
     assert message.startswith(
         f"The certificate of https://localhost:{server.port}/v1 is not trusted (Hostname mismatch"
@@ -222,7 +224,7 @@ def test_a_certificate_for_another_name(authority: Authority, serve: Serve, conn
 def test_plain_http_where_tls_is_expected(dify: Start, connect: Connect) -> None:
     server = dify()
     connect(server.base_url.replace("http:", "https:"))
-    assert told() == (
+    assert reported() == (
         False,
         f"No TLS connection with https://127.0.0.1:{server.port}/v1: the server does not speak TLS. If it speaks plain "
         "http, let the connection's Base URL (host) begin with http://; a host without a scheme counts as https.",
@@ -233,7 +235,7 @@ def test_plain_http_where_tls_is_expected(dify: Start, connect: Connect) -> None
 def test_the_login_page_of_a_gateway(dify: Start, contract: str) -> None:
     server = dify(api_contract=contract)
     server.inject(Fault(POINTS[contract], "login_page"))
-    assert told() == (
+    assert reported() == (
         False,
         f"Not Dify but something else answers at {server.base_url}/v1. {PROBES[contract]}: HTTP 200 came with an HTML "
         "page (Sign in) instead of JSON. Something in front of Dify, such as the login page of a gateway, may have "
@@ -247,7 +249,7 @@ def test_a_redirect_to_another_host(dify: Start, contract: str, status: int) -> 
     server = dify(api_contract=contract)
     target = f"https://sso.example.com/login?next={KEY}"
     server.inject(Fault(POINTS[contract], "redirect", url=target, status=status))
-    assert told() == (
+    assert reported() == (
         False,
         f"Dify's API is not at {server.base_url}/v1. {PROBES[contract]}: the server redirects (HTTP {status}) to "
         "https://sso.example.com/login. Redirects are not followed, since the API key must not reach another host. Put "
@@ -258,7 +260,7 @@ def test_a_redirect_to_another_host(dify: Start, contract: str, status: int) -> 
 def test_a_key_that_was_not_typed_again(dify: Start, connect: Connect) -> None:
     """Airflow 2's form sends no key that it only knows from the database."""
     connect(dify().base_url, "")
-    assert told() == (
+    assert reported() == (
         False,
         "Field API key (password): is empty. Put the app's API key (app-…) there; it is in Dify in the app, under API "
         "Access.",
@@ -268,12 +270,12 @@ def test_a_key_that_was_not_typed_again(dify: Start, connect: Connect) -> None:
 def test_a_body_that_is_not_dify_s(dify: Start) -> None:
     server = dify()
     server.inject(Fault("info", "body", body='{"status": "UP"}', content_type="application/json"))
-    assert told() == (False, "The answer about the app names none; its keys are ['status'].")
+    assert reported() == (False, "The answer about the app names none; its keys are ['status'].")
 
 
 def test_a_server_that_fails(dify: Start) -> None:
     dify().inject(Fault("info", "status", status=502))
-    assert told() == (
+    assert reported() == (
         False,
         "The server returned an error (HTTP 5xx); the connection may be right. Reading the app's information: HTTP "
         "502: an HTML page (502 Bad Gateway). The server or a gateway before it failed.",
@@ -284,7 +286,7 @@ def test_a_server_that_echoes_the_key(dify: Start, connect: Connect) -> None:
     server = dify()
     connect(server.base_url, KEY, extra={"headers": {"X-Gateway": TOKEN}})
     server.inject(Fault("info", "status", status=401, code="unauthorized", message=f"bad {KEY} with {TOKEN}"))
-    assert told() == (
+    assert reported() == (
         False,
         "The API key is refused. Reading the app's information: HTTP 401 unauthorized: bad *** with ***. "
         "Put the app's API key (app-…; in Dify: the app, API Access) into the connection's API key (password).",
@@ -316,4 +318,4 @@ def test_a_server_that_echoes_the_key(dify: Start, connect: Connect) -> None:
 def test_what_the_buttons_post(dify: Start, connect: Connect, fields: dict[str, Any]) -> None:
     server: DifyServer = dify()
     connect(server.base_url, server.api_key(), **fields)
-    assert told()[0] is True
+    assert reported()[0] is True

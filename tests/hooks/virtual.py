@@ -69,7 +69,7 @@ class Dify:
 
     :param seconds: What each answer takes.
     :param fault: Called with time, key and call before a call is answered; what it returns is the answer instead.
-    :param lie: Called with time and the rows of a page; returns what is told in their place.
+    :param lie: Called with time and the rows of a page; returns what is reported in their place.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,8 +155,12 @@ class Dify:
         }
 
     def row(self, run: Run, status: str | None = None) -> dict[str, Any]:
-        told = {"id": run.id, "status": status or run.status_at(self.loop.now), "created_at": int(EPOCH + run.created)}
-        return {"workflow_run": told, "created_by_end_user": {"session_id": "me"}}
+        reported = {
+            "id": run.id,
+            "status": status or run.status_at(self.loop.now),
+            "created_at": int(EPOCH + run.created),
+        }
+        return {"workflow_run": reported, "created_by_end_user": {"session_id": "me"}}
 
     def json(self, body: Any, status: int = 200, **headers: str) -> Answer:
         headers = {"content-type": "application/json", "x-version": self.version} | headers

@@ -52,7 +52,7 @@ class Airflow:
     Scheduler, triggerer and what else this version of Airflow needs, in a home of their own.
 
     The processes that ``airflow standalone`` would start, without its log servers, which listen on all interfaces.
-    What is not said here is as Airflow has it by default, above all the pace of the scheduler: with another, tests do
+    What is not lines here is as Airflow has it by default, above all the pace of the scheduler: with another, tests do
     not see what goes wrong for users (apache/airflow 71580 needs a scheduler that takes 5 s between its rounds).
 
     :param home: An empty folder.

@@ -51,8 +51,8 @@ def rows(context: dict[str, Any]) -> list[Any]:
 
 
 def test_a_task_notes_its_submission_then_its_run_then_that_it_is_accounted_for(context: dict[str, Any]) -> None:
-    told = [(note["workflow_run_id"] is not None, note["settled"]) for note in rows(context)]
-    assert told == [(False, False), (True, False), (True, True)]
+    reported = [(note["workflow_run_id"] is not None, note["settled"]) for note in rows(context)]
+    assert reported == [(False, False), (True, False), (True, True)]
     assert store_of(context).get(STORE_KEY) == rows(context)[-1]
 
 

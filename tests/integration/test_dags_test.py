@@ -69,9 +69,9 @@ class Stage:
     def check(self, name: str, state: str, outputs: Any) -> None:
         """Hold what came of a case against what it should have."""
         case, error = CASES[name], self.errors / name
-        told = error.read_text() if error.exists() else None
+        reported = error.read_text() if error.exists() else None
         wanted = None if case.error else OUTPUTS
-        assert (state, told, outputs) == ("failed" if case.error else "success", case.error, wanted)
+        assert (state, reported, outputs) == ("failed" if case.error else "success", case.error, wanted)
         assert [each.status for each in self.servers[name].runs] == [case.run]
 
 

@@ -75,7 +75,7 @@ def test_all_examples_succeed_at_once(tmp_path: Path) -> None:
         try:
             wait_for("the end of all DAG runs", ended, LIMIT)
         finally:
-            wrong = [told for dag_id in DAG_IDS for told in failures(up, rest, dag_id)]
+            wrong = [reported for dag_id in DAG_IDS for reported in failures(up, rest, dag_id)]
             assert not wrong, "\n\n".join(wrong)
         results = {dag_id: {each: rest.xcom(dag_id, RUN_ID, each) for each in RESULTS[dag_id]} for dag_id in DAG_IDS}
     for dag_id, expected in RESULTS.items():

@@ -351,7 +351,7 @@ def test_forms_in_a_loop_are_asked_one_after_the_other(played: Played) -> None:
     assert len(played.submissions(second)) == (1 if shows_later_questions() else 0)
 
 
-def test_another_triggerer_goes_on_watching(played: Played) -> None:
+def test_another_triggerer_goes_on_polling(played: Played) -> None:
     played.asked("asks", "killed")
     played.airflow.kill("triggerer")
     (form,) = played.forms("asks", "killed")

@@ -45,9 +45,9 @@ def test_a_deferred_run_succeeds_and_leaks_no_secret(tmp_path: Path) -> None:
         assert [run.status for run in server.runs] == ["succeeded"]
         (submission,) = [each for each in server.requests if each.method == "POST" and each.path.endswith("/run")]
         # Airflow 3 may hand a task a trace, also where no tracing is set up; Airflow 2 never does.
-        told = read_traceparent(submission.headers.get("traceparent"))
-        assert told is None or not is_airflow_2()
-        assert submission.json.get("trace_id") == (told and told.split("-")[1])
+        reported = read_traceparent(submission.headers.get("traceparent"))
+        assert reported is None or not is_airflow_2()
+        assert submission.json.get("trace_id") == (reported and reported.split("-")[1])
     for files in (deferred, stored):
         assert any(server.runs[0].id.encode() in content for content in files.values())
         for secret in (key, token):

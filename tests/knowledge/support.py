@@ -65,7 +65,7 @@ class Sync:
                 method, arguments = deferred.method_name, {**(deferred.kwargs or {}), "event": event}
 
 
-class Ledger:
+class RecordStore:
     """Counts the requests that a server gets from now on."""
 
     def __init__(self, server: DifyServer) -> None:

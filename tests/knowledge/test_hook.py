@@ -23,7 +23,7 @@ from airflow_provider_dify.hooks.dify import DifyHook
 from airflow_provider_dify.hooks.knowledge import DifyKnowledgeHook
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
-from tests.knowledge.support import DATASET, Ledger, connect
+from tests.knowledge.support import DATASET, RecordStore, connect
 
 
 @pytest.fixture
@@ -92,10 +92,10 @@ def test_the_event_loop_has_the_same_operations(hook: DifyKnowledgeHook, dataset
 
 def test_an_upload_is_not_repeated_by_itself(hook: DifyKnowledgeHook, server: DifyServer, dataset: str) -> None:
     server.inject(Fault(on="document_upload", kind="accept_then_reset"))
-    ledger = Ledger(server)
+    record = RecordStore(server)
     with pytest.raises(DifyTransportError):
         hook.create_document_by_text(dataset, "a", "x", indexing_technique="economy")
-    assert ledger.counts() == {"upload": 1}
+    assert record.counts() == {"upload": 1}
 
 
 def test_reads_are_repeated(hook: DifyKnowledgeHook, server: DifyServer, dataset: str, naps: Any) -> None:
@@ -125,15 +125,15 @@ def test_the_key_stands_in_no_error(hook: DifyKnowledgeHook, server: DifyServer,
         ({"process_rule": {"a": {1}}}, "process_rule cannot be written"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_sent(
+def test_mistakes_are_reported_before_anything_is_sent(
     hook: DifyKnowledgeHook, server: DifyServer, dataset: str, arguments: dict[str, Any], message: str
 ) -> None:
-    ledger = Ledger(server)
+    record = RecordStore(server)
     with pytest.raises(DifyInvalidInputError, match=message):
         hook.create_document_by_text(
             dataset, **{"name": "a", "text": "x", "indexing_technique": "economy", **arguments}
         )
-    assert ledger.counts() == {}
+    assert record.counts() == {}
 
 
 # --- The Test button
@@ -145,7 +145,7 @@ def pressed(monkeypatch: pytest.MonkeyPatch, server: DifyServer, key: str) -> li
     return [DifyHook("dify_knowledge").test_connection(), DifyKnowledgeHook().test_connection()]
 
 
-def test_a_key_of_the_knowledge_api_is_told_from_that_of_an_app(
+def test_a_key_of_the_knowledge_api_is_distinguished_from_that_of_an_app(
     server: DifyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_app_hook, by_knowledge_hook = pressed(monkeypatch, server, server.dataset_key)

@@ -17,7 +17,7 @@ from airflow_provider_dify.exceptions import DifyServerError
 from airflow_provider_dify.hooks.knowledge import DifyKnowledgeHook
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
-from tests.knowledge.support import DATASET, Ledger, Sync, mirrors, write
+from tests.knowledge.support import DATASET, RecordStore, Sync, mirrors, write
 
 FOREIGN = "by hand.md"
 
@@ -73,9 +73,9 @@ def test_lost_answers_make_no_doubles(server: DifyServer, folder: Path, on: str,
         sync.run()
         agrees(server, folder)
         server.clear_faults()
-        ledger = Ledger(server)
+        record = RecordStore(server)
         sync.run()
-        assert ledger.writes() == {}
+        assert record.writes() == {}
         if turn == 0:
             change(folder)
 
@@ -85,14 +85,14 @@ def test_a_changed_document_is_sent_again_and_a_new_one_looked_for(server: DifyS
     sync.run()
     write(folder, {"0/0.md": "changed"})
     server.inject(Fault(on="document_upload", kind="accept_then_reset"))
-    ledger = Ledger(server)
+    record = RecordStore(server)
     sync.run()
-    assert ledger.writes() == {"upload": 2, "tag": 1}
+    assert record.writes() == {"upload": 2, "tag": 1}
     write(folder, {"new.md": "new"})
     server.inject(Fault(on="document_upload", kind="accept_then_reset"))
-    ledger = Ledger(server)
+    record = RecordStore(server)
     sync.run()
-    assert ledger.writes() == {"upload": 1, "tag": 1}
+    assert record.writes() == {"upload": 1, "tag": 1}
     agrees(server, folder)
 
 
@@ -126,13 +126,13 @@ def test_a_document_that_is_there_twice_is_deleted_once(server: DifyServer, fold
     hook.create_document_by_text(dataset, first.name, "content 0", indexing_technique="economy")
     hook.change_document_status(dataset, "enable", [first.id])
     assert names(server).count(first.name) == 2
-    ledger = Ledger(server)
+    record = RecordStore(server)
     sync.run()
-    assert ledger.writes() == {"delete": 1}
+    assert record.writes() == {"delete": 1}
     agrees(server, folder)
 
 
-def test_metadata_that_dify_did_not_set_though_it_said_so_is_set_again(
+def test_metadata_that_dify_did_not_set_though_it_answered_so_is_set_again(
     server: DifyServer, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = '{"result": "success"}'
@@ -140,9 +140,9 @@ def test_metadata_that_dify_did_not_set_though_it_said_so_is_set_again(
     sync = Sync(server, str(folder))
     sync.run()
     agrees(server, folder)
-    ledger = Ledger(server)
+    record = RecordStore(server)
     sync.run()
-    assert ledger.writes() == {}
+    assert record.writes() == {}
 
 
 # --- Killed
@@ -198,6 +198,6 @@ def test_killed_at_any_request(server: DifyServer, folder: Path, seed: int) -> N
     assert killed > 3
     sync.run()
     agrees(server, folder)
-    ledger = Ledger(server)
+    record = RecordStore(server)
     sync.run()
-    assert ledger.writes() == {}
+    assert record.writes() == {}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_dify.testing.server import DifyServer
-from tests.knowledge.support import DATASET, Ledger, Sync, connect, mirrors, write
+from tests.knowledge.support import DATASET, RecordStore, Sync, connect, mirrors, write
 
 pytestmark = [pytest.mark.processes, pytest.mark.any_airflow, pytest.mark.timeout(900)]
 
@@ -32,10 +32,10 @@ def test_a_thousand_documents_cost_what_has_changed(server: DifyServer, tmp_path
     assert named(sync.run()["counts"]) == {"created": DOCUMENTS}
     assert mirrors(server, tmp_path)
 
-    ledger = Ledger(server)
+    record = RecordStore(server)
     assert named(sync.run()["counts"]) == {"unchanged": DOCUMENTS}
-    assert ledger.counts().keys() == {"list"}
-    assert ledger.counts()["list"] <= DOCUMENTS // PAGE
+    assert record.counts().keys() == {"list"}
+    assert record.counts()["list"] <= DOCUMENTS // PAGE
 
     paths = sorted(path for path in tmp_path.rglob("*.md"))
     for path in paths[:10]:
@@ -44,12 +44,12 @@ def test_a_thousand_documents_cost_what_has_changed(server: DifyServer, tmp_path
         path.unlink()
     for path in paths[15:18]:
         path.rename(path.with_name(f"moved-{path.name}"))
-    ledger = Ledger(server)
+    record = RecordStore(server)
     changed = named(sync.run()["counts"])
     assert changed == {"updated": 10, "deleted": 5, "renamed": 3, "unchanged": DOCUMENTS - 18}
     assert mirrors(server, tmp_path)
     # Dify has no rename that keeps the content's mark: what has moved is uploaded under its new name.
-    assert {kind: count for kind, count in ledger.writes().items() if kind != "tag"} == {"upload": 13, "delete": 8}
+    assert {kind: count for kind, count in record.writes().items() if kind != "tag"} == {"upload": 13, "delete": 8}
 
 
 def grown(server: DifyServer, small: Path, large: Path) -> dict[str, Any]:

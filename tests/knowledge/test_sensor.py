@@ -20,7 +20,7 @@ from airflow_provider_dify.sensors.knowledge import DifyDocumentIndexingSensor
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
 from tests.faults.tries import Task, TaskInstance
-from tests.knowledge.support import DATASET, Ledger
+from tests.knowledge.support import DATASET, RecordStore
 
 waiting = pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "deferred"])
 
@@ -98,10 +98,10 @@ def test_errors_that_pass_are_no_news(server: DifyServer) -> None:
 def test_poke_asks_once(server: DifyServer) -> None:
     server.stop_indexing()
     batch, context = uploaded(server), {"ti": TaskInstance()}
-    ledger = Ledger(server)
+    record = RecordStore(server)
     waits: Any = sensor(server, batch, mode="reschedule")
     assert not waits.poke(context).is_done
-    assert ledger.counts() == {"status": 1}
+    assert record.counts() == {"status": 1}
     server.start_indexing()
     end = time.monotonic() + 10
     while not (result := waits.poke(context)).is_done:
@@ -110,13 +110,13 @@ def test_poke_asks_once(server: DifyServer) -> None:
 
 
 @pytest.mark.parametrize(("name", "wrong"), [("batch", []), ("batch", 5), ("batch", ""), ("dataset_id", "abc")])
-def test_mistakes_are_told_before_anything_is_sent(server: DifyServer, name: str, wrong: Any) -> None:
+def test_mistakes_are_reported_before_anything_is_sent(server: DifyServer, name: str, wrong: Any) -> None:
     given = sensor(server, "b")
     setattr(given, name, wrong)
-    ledger = Ledger(server)
+    record = RecordStore(server)
     with pytest.raises(DifyInvalidInputError, match=name):
         play(given)
-    assert ledger.counts() == {}
+    assert record.counts() == {}
 
 
 def test_the_link_leads_to_the_documents(server: DifyServer) -> None:

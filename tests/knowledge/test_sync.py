@@ -23,7 +23,7 @@ from airflow_provider_dify.exceptions import (
 )
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
-from tests.knowledge.support import DATASET, Ledger, Sync, connect, mirrors, write
+from tests.knowledge.support import DATASET, RecordStore, Sync, connect, mirrors, write
 from tests.operators.storing import attached
 
 waiting = pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "deferred"])
@@ -55,9 +55,9 @@ def test_a_second_sync_writes_nothing(server: DifyServer, tmp_path: Path) -> Non
     write(tmp_path, {f"{n}.md": str(n) for n in range(5)})
     sync = Sync(server, str(tmp_path))
     sync.run()
-    ledger = Ledger(server)
+    record = RecordStore(server)
     assert sync.run()["counts"]["unchanged"] == 5
-    assert ledger.counts() == {"list": 1}
+    assert record.counts() == {"list": 1}
 
 
 @waiting
@@ -68,13 +68,13 @@ def test_changes_are_followed(server: DifyServer, tmp_path: Path, deferrable: bo
     write(tmp_path, {"1.md": "changed", "new.md": "new"})
     (tmp_path / "2.md").unlink()
     (tmp_path / "3.md").rename(tmp_path / "moved.md")
-    ledger = Ledger(server)
+    record = RecordStore(server)
     counts = sync.run()["counts"]
     assert {name: count for name, count in counts.items() if count} == {
         "created": 1, "updated": 1, "renamed": 1, "unchanged": 7, "deleted": 1,
     }  # fmt: skip
     assert mirrors(server, tmp_path)
-    assert ledger.writes() == {"upload": 3, "delete": 2, "tag": 1}
+    assert record.writes() == {"upload": 3, "delete": 2, "tag": 1}
 
 
 def test_rows_of_an_upstream_task(server: DifyServer, tmp_path: Path) -> None:
@@ -90,9 +90,9 @@ def test_rows_of_an_upstream_task(server: DifyServer, tmp_path: Path) -> None:
     assert found["faq/1"].name.startswith("What is it [")
     assert (found["faq/1"].metadata["team"], found["faq/1"].metadata["level"]) == ("docs", 3)
     assert found[f"file://{tmp_path}/file.md"].metadata["team"] == "other"
-    ledger = Ledger(server)
+    record = RecordStore(server)
     assert sync.run(source=[*rows[:2]], max_deletions=1)["counts"]["deleted"] == 1
-    assert ledger.writes() == {"delete": 1}
+    assert record.writes() == {"delete": 1}
 
 
 def test_a_knowledge_base_is_found_by_name_and_created_if_asked_for(server: DifyServer, tmp_path: Path) -> None:
@@ -113,9 +113,9 @@ def test_a_dry_run_only_reports(server: DifyServer, tmp_path: Path) -> None:
     sync.run()
     write(tmp_path, {"a.md": "changed", "c.md": "new"})
     (tmp_path / "b.md").unlink()
-    ledger = Ledger(server)
+    record = RecordStore(server)
     manifest = sync.run(report_only=True)
-    assert ledger.writes() == {}
+    assert record.writes() == {}
     counts = {name: count for name, count in manifest["counts"].items() if count}
     assert (manifest["dry_run"], counts) == (True, {"created": 1, "updated": 1, "deleted": 1})
 
@@ -147,10 +147,10 @@ def test_a_source_without_anything_deletes_nothing(server: DifyServer, tmp_path:
     (tmp_path / "in" / "a.md").unlink()
     if make == "missing":
         (tmp_path / "in").rmdir()
-    ledger = Ledger(server)
+    record = RecordStore(server)
     with pytest.raises((DifyEmptySourceError, DifyInvalidInputError), match=r"nothing deleted|no folder"):
         sync.run()
-    assert ledger.counts() == {}
+    assert record.counts() == {}
     assert len(server.documents(DATASET)) == 1
 
 
@@ -171,10 +171,10 @@ def test_a_folder_that_cannot_be_listed_to_its_end_deletes_nothing(
         return listed(path, detail=detail, **options)
 
     monkeypatch.setattr(store, "ls", ls)
-    ledger = Ledger(server)
+    record = RecordStore(server)
     with pytest.raises(DifyFileError, match=r"could not be listed to its end.*connection lost"):
         sync.run()
-    assert ledger.counts() == {}
+    assert record.counts() == {}
 
 
 def test_too_many_deletions_fail_before_the_first_write(server: DifyServer, tmp_path: Path) -> None:
@@ -184,10 +184,10 @@ def test_too_many_deletions_fail_before_the_first_write(server: DifyServer, tmp_
     for n in range(4):
         (tmp_path / f"{n}.md").unlink()
     write(tmp_path, {"new.md": "new"})
-    ledger = Ledger(server)
+    record = RecordStore(server)
     with pytest.raises(DifyTooManyDeletionsError, match=r"4 of 30 documents.*allows 3"):
         sync.run()
-    assert ledger.writes() == {}
+    assert record.writes() == {}
     assert sync.run(max_deletions=4)["counts"]["deleted"] == 4
 
 
@@ -231,10 +231,10 @@ def test_each_document_that_fails_has_a_line(server: DifyServer, tmp_path: Path,
     ]  # fmt: skip
     assert max(len(each.name) for each in done) == 200
     assert all(text in str(caught.value) for text in ("a.exe", "retry"))
-    ledger = Ledger(server)
+    record = RecordStore(server)
     assert sync.run(fail_on_document_error=False)["counts"]["failed"] == 3
     # Once more the one that was refused, and the one that could not be indexed.
-    assert ledger.writes() == {"upload": 2, "tag": 1}
+    assert record.writes() == {"upload": 2, "tag": 1}
 
 
 def test_what_the_server_finds_too_large_is_sent_once(server: DifyServer, tmp_path: Path) -> None:
@@ -242,10 +242,10 @@ def test_what_the_server_finds_too_large_is_sent_once(server: DifyServer, tmp_pa
         with open(tmp_path / f"{number}.txt", "wb") as file:
             file.truncate(15 * 1024 * 1024 + 1 + number)
     write(tmp_path, {"ok.md": "x"})
-    ledger = Ledger(server)
+    record = RecordStore(server)
     sync = Sync(server, str(tmp_path), max_file_bytes=None, max_active_uploads=1, fail_on_document_error=False)
     assert sync.run()["counts"]["failed"] == 5
-    assert ledger.counts()["upload"] == 2
+    assert record.counts()["upload"] == 2
 
 
 def test_a_parse_error_of_dify_fails_that_document_alone(server: DifyServer, tmp_path: Path) -> None:
@@ -282,9 +282,9 @@ def test_a_queue_without_worker_is_named(server: DifyServer, tmp_path: Path, def
     with pytest.raises(DifyIndexingTimeoutError, match=r"1 documents were not indexed.*priority_dataset"):
         sync.run()
     server.start_indexing()
-    ledger = Ledger(server)
+    record = RecordStore(server)
     assert sync.run(timeout=30)["counts"]["unchanged"] == 1
-    assert ledger.writes() == {}
+    assert record.writes() == {}
 
 
 def test_many_triggers_of_one_knowledge_base_share_their_pages(server: DifyServer, tmp_path: Path) -> None:
@@ -307,9 +307,9 @@ def test_many_triggers_of_one_knowledge_base_share_their_pages(server: DifyServe
 
         await asyncio.gather(*(one() for _ in range(50)))
 
-    ledger = Ledger(server)
+    record = RecordStore(server)
     asyncio.run(fire())
-    assert ledger.counts()["list"] < 12
+    assert record.counts()["list"] < 12
 
 
 def test_an_event_of_another_version_says_so(server: DifyServer, tmp_path: Path) -> None:
@@ -337,14 +337,14 @@ def test_an_event_of_another_version_says_so(server: DifyServer, tmp_path: Path)
         ({"source": {"a": 1}}, "source must be a folder"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_written(
+def test_a_mistake_is_reported_before_anything_is_written(
     server: DifyServer, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     write(tmp_path, {"a.md": "one"})
     sync = Sync(server, str(tmp_path))
     with pytest.raises(DifyInvalidInputError, match=message):
         sync.run(**changes)
-    assert Ledger(server).writes() == {}
+    assert RecordStore(server).writes() == {}
     assert server.documents(DATASET) == []
 
 
@@ -365,9 +365,9 @@ def test_other_metadata_is_set_without_an_upload(server: DifyServer, tmp_path: P
     write(tmp_path, {"a.md": "one"})
     sync = Sync(server, str(tmp_path))
     sync.run()
-    ledger = Ledger(server)
+    record = RecordStore(server)
     sync.run(metadata={"team": "docs"})
-    assert ledger.writes() == {"field": 1, "tag": 1}
+    assert record.writes() == {"field": 1, "tag": 1}
     assert server.documents(DATASET)[0].metadata["team"] == "docs"
 
 

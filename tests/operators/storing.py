@@ -9,7 +9,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 
 class FaultyStore(MemoryFileSystem):
-    """A store whose reads and writes fail in the middle where told so."""
+    """A store whose reads and writes fail in the middle where reported so."""
 
     cachable = False
     protocol = "memory"

@@ -1,4 +1,4 @@
-"""What OpenLineage and Airflow's metrics are told of a batch."""
+"""What OpenLineage and Airflow's metrics are reported of a batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from airflow_provider_dify.exceptions import DifyBatchError
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
 from airflow_provider_dify.testing.workflows import Input, Step, Workflow
-from tests.faults.tries import connect, look_ups, modes, requests_to
+from tests.faults.tries import connect, lookups, modes, requests_to
 from tests.operators.batches import PATIENT, BatchTask, rows
 from tests.operators.test_metrics import Sent, recorded, registries
 
@@ -51,7 +51,7 @@ def test_each_run_is_counted_where_the_batch_runs(
     assert sent.runs() == {"started": ROWS, "succeeded": ROWS}
     assert sent.counted("dify.tokens") == 3 * ROWS
     assert len(sent.of("dify.run.duration")) == ROWS
-    polls = sum(len(requests_to(server, "GET", run.id)) for run in server.runs) + len(look_ups(server))
+    polls = sum(len(requests_to(server, "GET", run.id)) for run in server.runs) + len(lookups(server))
     assert sent.counted("dify.poll.requests") == polls
     if len(registries()) > 1:
         assert sent.places("dify.runs.started") == ({"triggerer"} if deferrable else {"task"})

@@ -42,7 +42,7 @@ WORKFLOWS = [
 
 
 class Log:
-    """What the flow of a wait has told."""
+    """What the flow of a wait has reported."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -53,7 +53,7 @@ class Log:
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Log:
-    """Collect what is told: drivers take it from the flow, whatever logger stands behind them."""
+    """Collect what is reported: drivers take it from the flow, whatever logger stands behind them."""
     log = Log()
     follow, afollow = DifyHook.follow, LoopClient.follow
 
@@ -84,16 +84,16 @@ def events_requests(server: DifyServer) -> list[Any]:
 
 
 @pytest.mark.parametrize("deferrable", [False, True], ids=["worker", "deferred"])
-def test_steps_are_told_and_tabled(
+def test_steps_are_reported_and_tabled(
     monkeypatch: pytest.MonkeyPatch, server: DifyServer, lines: Log, deferrable: bool
 ) -> None:
     connect(monkeypatch, server, "steps")
     task = Task(store=False, deferrable=deferrable, follow_events=True)
     assert task.run() == {"text": "Hello"}
-    told = lines.steps()
-    assert "ask (llm): text: Hello" in told
-    assert [line for line in told if line.startswith("ask (llm): succeeded, ") and line.endswith(" s, 128 tokens")]
-    assert [line for line in told if line.startswith("  part (code): succeeded")]
+    reported = lines.steps()
+    assert "ask (llm): text: Hello" in reported
+    assert [line for line in reported if line.startswith("ask (llm): succeeded, ") and line.endswith(" s, 128 tokens")]
+    assert [line for line in reported if line.startswith("  part (code): succeeded")]
     table = lines.lines[lines.lines.index(f"Steps of Dify run {server.runs[0].id}:") :]
     assert list(dict.fromkeys(line.split()[1] for line in table[2:])) == [
         "start",

@@ -1,4 +1,4 @@
-"""What OpenLineage is told of a task: facets that fit their schemas, and files as data sets."""
+"""What OpenLineage is reported of a task: facets that fit their schemas, and files as data sets."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def check_facet(facet: dict[str, Any], name: str) -> None:
         format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER,
     )
     validator.validate(facet)
-    told = schema["$defs"][name]["allOf"][1]["properties"]
-    assert set(facet) - set(told) <= {"_producer", "_schemaURL", "_deleted"}
+    reported = schema["$defs"][name]["allOf"][1]["properties"]
+    assert set(facet) - set(reported) <= {"_producer", "_schemaURL", "_deleted"}
 
 
 def event_of(lineage: Any) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def event_of(lineage: Any) -> dict[str, Any]:
     return content
 
 
-def told(task: Task, ended: str = "complete") -> dict[str, Any]:
+def reported(task: Task, ended: str = "complete") -> dict[str, Any]:
     """Return what OpenLineage would write down of a task that has ended, its facets checked."""
     event = event_of(getattr(task.operator, f"get_openlineage_facets_on_{ended}")(task.ti))
     check_facet(event["job"]["facets"]["dify_workflow"], "DifyWorkflowJobFacet")
@@ -98,7 +98,7 @@ def test_a_run_that_succeeded(dify: Start, deferrable: bool, version: str) -> No
     server = dify("summarize", emulate=version)
     task = Task(store=False, deferrable=deferrable, inputs={"text": "Words. More."})
     task.run()
-    event = told(task)
+    event = reported(task)
     facet = event["run"]["facets"]["dify_workflow"]
     (run,) = server.runs
     app = server.app("summarize")
@@ -126,7 +126,7 @@ def test_a_run_that_failed(dify: Start, deferrable: bool) -> None:
     task = Task(store=False, deferrable=deferrable)
     with pytest.raises(Exception, match="failed"):
         task.run()
-    facet = told(task, "failure")["run"]["facets"]["dify_workflow"]
+    facet = reported(task, "failure")["run"]["facets"]["dify_workflow"]
     assert (facet["workflowRunId"], facet["status"]) == (server.runs[0].id, "failed")
     assert facet["error"]
 
@@ -137,7 +137,7 @@ def test_a_run_that_was_waited_for_in_vain(dify: Start, deferrable: bool) -> Non
     task = Task(store=False, deferrable=deferrable, inputs={"seconds": 6000}, timeout=1.5)
     with pytest.raises(Exception, match="deadline"):
         task.run()
-    facet = told(task, "failure")["run"]["facets"]["dify_workflow"]
+    facet = reported(task, "failure")["run"]["facets"]["dify_workflow"]
     assert facet["workflowRunId"] == server.runs[0].id
     assert "status" not in facet
 
@@ -147,7 +147,7 @@ def test_a_task_without_a_run_tells_which_workflow_it_would_have_run(dify: Start
     task = Task(store=False, deferrable=False, inputs={})
     with pytest.raises(Exception, match="text"):
         task.run()
-    event = told(task, "failure")
+    event = reported(task, "failure")
     assert event["run"].get("facets", {}) == {}
     assert event["job"]["facets"]["dify_workflow"]["connectionId"] == "dify_default"
 
@@ -156,20 +156,20 @@ def test_a_run_that_is_not_waited_for(dify: Start) -> None:
     server = dify("echo")
     task = Task(store=False, deferrable=False, wait_for_termination=False)
     task.run()
-    facet = told(task)["run"]["facets"]["dify_workflow"]
+    facet = reported(task)["run"]["facets"]["dify_workflow"]
     assert facet["workflowRunId"] == server.runs[0].id
     assert facet["appId"] == server.app("echo").app_id
     assert "status" not in facet
 
 
-def test_a_run_that_was_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_reattached(monkeypatch: pytest.MonkeyPatch) -> None:
     with DifyServer(time_scale=0.01) as server:
         connect(monkeypatch, server, "echo")
         task = Task(store=True, deferrable=False, inputs={"text": "x"})
         with death("between id and wait"):
             task.run()
         task.retry()
-        assert told(task)["run"]["facets"]["dify_workflow"]["workflowRunId"] == server.runs[0].id
+        assert reported(task)["run"]["facets"]["dify_workflow"]["workflowRunId"] == server.runs[0].id
         assert len(server.runs) == 1
 
 
@@ -177,7 +177,7 @@ def test_files_are_data_sets(dify: Start) -> None:
     dify("echo")
     files = ["https://files.example.com/a.pdf?sign=s3cret"]
     task = Task(store=False, deferrable=False, inputs={"text": "x"}, files=files)
-    for event in (event_of(task.operator.get_openlineage_facets_on_start()), (task.run(), told(task))[1]):
+    for event in (event_of(task.operator.get_openlineage_facets_on_start()), (task.run(), reported(task))[1]):
         assert [(each["namespace"], each["name"]) for each in event["inputs"]] == [
             ("https://files.example.com", "/a.pdf")
         ]
@@ -202,7 +202,7 @@ def test_saved_files_and_outputs_are_data_sets(
         (run,) = server.runs
     written = sorted(str(path) for path in tmp_path.rglob("*") if path.is_file())
     assert len(written) == 2
-    assert sorted((each["namespace"], each["name"]) for each in told(task)["outputs"]) == [
+    assert sorted((each["namespace"], each["name"]) for each in reported(task)["outputs"]) == [
         ("file", name) for name in written
     ]
     assert all(run.id in name for name in written)
@@ -215,7 +215,7 @@ def test_an_error_text_that_repeats_a_secret(monkeypatch: pytest.MonkeyPatch) ->
         task = Task(store=False, deferrable=False)
         with pytest.raises(Exception, match="failed"):
             task.run()
-    facet = told(task, "failure")["run"]["facets"]["dify_workflow"]
+    facet = reported(task, "failure")["run"]["facets"]["dify_workflow"]
     assert facet["error"].startswith("cannot use ")
     assert key not in facet["error"]
 
@@ -225,7 +225,7 @@ def test_a_run_that_was_rate_limited_first(dify: Start) -> None:
     server.inject(Fault("submit", "too_many_requests", headers={"Retry-After": "0"}, status=429))
     task = Task(store=False, deferrable=True)
     task.run()
-    assert told(task)["run"]["facets"]["dify_workflow"]["workflowRunId"] == server.runs[0].id
+    assert reported(task)["run"]["facets"]["dify_workflow"]["workflowRunId"] == server.runs[0].id
 
 
 @pytest.mark.parametrize("name", ["DifyWorkflowRunFacet", "DifyWorkflowJobFacet"])

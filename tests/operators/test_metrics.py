@@ -18,7 +18,7 @@ from airflow_provider_dify.hooks.dify import DifyHook
 from airflow_provider_dify.sensors.workflow import DifyWorkflowRunSensor
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
-from tests.faults.tries import Killed, Task, TaskInstance, connect, death, look_ups, modes, requests_to, stores
+from tests.faults.tries import Killed, Task, TaskInstance, connect, death, lookups, modes, requests_to, stores
 
 INPUTS = {"text": "Hello there."}
 OUTPUTS = {"summary": "Hello there.", "word_count": 2}
@@ -105,7 +105,7 @@ def test_each_request_that_asks_for_the_state_of_runs_is_counted_where_it_is_sen
 ) -> None:
     connect(monkeypatch, server, "slow")
     Task(store=True, deferrable=deferrable, inputs={"seconds": 100}).run()
-    polls = len(requests_to(server, "GET", server.runs[0].id)) + len(look_ups(server))
+    polls = len(requests_to(server, "GET", server.runs[0].id)) + len(lookups(server))
     assert sent.counted("dify.poll.requests") == polls > 2
     if len(registries()) > 1:
         # A deferred task reads the end of its run once more, on a worker.

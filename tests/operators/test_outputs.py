@@ -354,7 +354,7 @@ def test_a_connection_that_breaks_in_the_middle_is_asked_again(monkeypatch: pyte
     assert everything_in(tmp_path) == {"a.bin"}
 
 
-def test_no_signature_is_told(
+def test_no_signature_is_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: Any
 ) -> None:
     sign = "jkjVYau2o0dO5JeY0_9CsNYGRUQfl0g6wJCjUzifq6c"
@@ -375,7 +375,7 @@ def test_no_signature_is_told(
 
 
 @pytest.mark.any_airflow
-def test_no_signature_is_told_in_the_debug_log_of_the_http_client(
+def test_no_signature_is_reported_in_the_debug_log_of_the_http_client(
     monkeypatch: pytest.MonkeyPatch, server: DifyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -383,9 +383,9 @@ def test_no_signature_is_told_in_the_debug_log_of_the_http_client(
     task(monkeypatch, server, output_files_to=str(tmp_path)).run()
     signs = [each.query["sign"] for each in server.requests if each.path.startswith("/files/")]
     assert len(signs) > 1
-    told = [each.getMessage() for each in caplog.records if each.name.startswith("urllib3")]
-    assert [text for text in told if "/files/" in text and "sign=***" in text]
-    assert not [text for text in told if any(sign in text for sign in signs)]
+    reported = [each.getMessage() for each in caplog.records if each.name.startswith("urllib3")]
+    assert [text for text in reported if "/files/" in text and "sign=***" in text]
+    assert not [text for text in reported if any(sign in text for sign in signs)]
 
 
 # --- Limits of all files together
@@ -516,7 +516,7 @@ def test_what_is_under_way_when_the_task_ends_leaves_no_part(
 
 @modes
 @pytest.mark.parametrize("version", VERSIONS)
-def test_large_outputs_are_put_aside(
+def test_large_outputs_are_offloaded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str, deferrable: bool
 ) -> None:
     with DifyServer([LARGE], emulate=version, time_scale=0.01) as server:
@@ -531,7 +531,7 @@ def test_large_outputs_are_put_aside(
     assert everything_in(tmp_path) == {f"{run_id}.json"}
 
 
-def test_small_outputs_are_returned_unless_all_are_to_be_put_aside(
+def test_small_outputs_are_returned_unless_all_are_to_be_offloaded(
     monkeypatch: pytest.MonkeyPatch, server: DifyServer
 ) -> None:
     store, folder = attached()
@@ -554,7 +554,7 @@ def test_without_a_folder_large_outputs_pass_with_a_warning(
 
 @modes
 @stores
-def test_outputs_that_cannot_be_put_aside_keep_the_run(
+def test_outputs_that_cannot_be_offloaded_keep_the_run(
     monkeypatch: pytest.MonkeyPatch, server: DifyServer, deferrable: bool, store: bool
 ) -> None:
     place, folder = attached()

@@ -35,7 +35,7 @@ def span(trace_id: int = int(TRACE_ID, 16), span_id: int = 0xB7AD6B7169203331) -
         yield
 
 
-def told(server: DifyServer) -> tuple[str | None, str | None]:
+def reported(server: DifyServer) -> tuple[str | None, str | None]:
     """Return the header and the key of the one submission, after a look at all other requests."""
     submissions = []
     for request in server.requests:
@@ -74,7 +74,7 @@ def test_the_trace_goes_with_the_submission_alone(dify: Start, case: str, deferr
     task.ti.context_carrier = carrier
     with current() if current else nullcontext():
         assert task.run() == {"text": "x"}
-    assert told(server) == expected
+    assert reported(server) == expected
 
 
 def test_a_trace_that_cannot_be_read_breaks_nothing(dify: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_a_trace_that_cannot_be_read_breaks_nothing(dify: Start, monkeypatch: py
     task.ti = CarryingTaskInstance()
     task.ti.context_carrier = Odd()
     task.run()
-    assert told(server) == (None, None)
+    assert reported(server) == (None, None)
 
 
 def test_a_submission_that_waits_its_turn_tells_it_again(dify: Start) -> None:
@@ -113,7 +113,7 @@ def test_the_gateway_contract_gets_the_header_alone(dify: Start) -> None:
     server = dify("echo", api_contract="workflow-runs")
     with span():
         Task(store=False, deferrable=False, workflow_id="echo").run()
-    assert told(server) == (PARENT, None)
+    assert reported(server) == (PARENT, None)
 
 
 @pytest.mark.parametrize("method", ["create_workflow_run", "stream"])
@@ -121,7 +121,7 @@ def test_a_script_names_its_own(dify: Start, face: Face, method: str) -> None:
     server = dify("echo")
     ask: Any = face.stream if method == "stream" else lambda *args, **kwargs: face(method, *args, **kwargs)
     ask({}, user="me", traceparent=PARENT)
-    assert told(server) == (PARENT, TRACE_ID)
+    assert reported(server) == (PARENT, TRACE_ID)
     for wrong in ({"trace_id": "a b"}, {"traceparent": "x"}):
         with pytest.raises(DifyInvalidInputError, match=next(iter(wrong))):
             ask({}, user="me", **wrong)
@@ -143,6 +143,6 @@ def test_a_task_in_a_dag_tells_its_span(dify: Start) -> None:
     server = dify("summarize")
     with span():
         assert run(example("dify_quickstart")).state == "success"
-    header, key = told(server)
+    header, key = reported(server)
     assert header is not None
     assert key == header.split("-")[1] == TRACE_ID

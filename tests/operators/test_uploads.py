@@ -380,7 +380,7 @@ def test_a_task_that_waits_its_turn_keeps_only_what_was_made_of_its_files(
         assert (prepared["inputs"].keys(), prepared["files"]) == (kept, [])
 
 
-def test_uploads_run_side_by_side_within_bounds(
+def test_uploads_run_in_parallel_within_bounds(
     monkeypatch: pytest.MonkeyPatch, server: DifyServer, tmp_path: Path
 ) -> None:
     import threading
@@ -451,7 +451,7 @@ def test_a_file_of_one_run_that_has_expired_names_the_way_out(
     assert not server.runs
 
 
-def test_a_text_that_looks_like_a_path_is_not_uploaded(
+def test_a_text_that_could_be_a_path_is_not_uploaded(
     monkeypatch: pytest.MonkeyPatch, server: DifyServer, document: Path
 ) -> None:
     for text in (str(document), document.as_uri()):

@@ -46,7 +46,7 @@ def context(**known: Any) -> Any:
     return {"task": SimpleNamespace(retries=3), **known}
 
 
-def test_an_older_airflow_is_told_which_one_is_needed() -> None:
+def test_an_older_airflow_gets_an_error_that_names_the_needed_one() -> None:
     """On Airflow 3.3 and later, the old one is played by an SDK that has no policies."""
     hidden = "" if AIRFLOW < (3, 3) else "import airflow.sdk; airflow.sdk.RetryPolicy = None; "
     code = f"{hidden}import {MODULE}"

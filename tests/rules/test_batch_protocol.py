@@ -133,7 +133,7 @@ class Post:
 
 
 @dataclass(frozen=True)
-class Look:
+class Poll:
     user: str
 
 
@@ -168,7 +168,7 @@ def process(rows: int, number: int, width: int, part_rows: int) -> Generator[Any
         del lines[: len(taken)]
 
     def collect(intent: Intent) -> Generator[Any, Any, None]:
-        run = yield Look(intent.user)
+        run = yield Poll(intent.user)
         if run is None:
             settle(intent, RowStatus.UNKNOWN)
         else:
@@ -228,7 +228,7 @@ class Process:
             return
         if isinstance(step, Post):
             self._answer = self._server.post(step.intent, next(outcomes))
-        elif isinstance(step, Look):
+        elif isinstance(step, Poll):
             self._answer = self._server.find(step.user)
         else:
             self._answer = self._store.perform(step)
@@ -239,20 +239,20 @@ OUTCOMES = ("started", "started", "fails", "lost answer", "lost on its way", "qu
 
 @settings(max_examples=300, deadline=None)
 @given(
-    chance=st.randoms(use_true_random=False),
+    rng=st.randoms(use_true_random=False),
     rows=st.integers(1, 6),
     width=st.integers(1, 3),
     part_rows=st.integers(1, 4),
     steps=st.integers(0, 80),
 )
-def test_each_row_has_one_run_and_one_result(chance: Random, rows: int, width: int, part_rows: int, steps: int) -> None:
-    chance = Random(chance.getrandbits(64))
+def test_each_row_has_one_run_and_one_result(rng: Random, rows: int, width: int, part_rows: int, steps: int) -> None:
+    rng = Random(rng.getrandbits(64))
     store, server = ModelStore(), ModelServer()
     number = 1
 
     def outcomes() -> Iterator[str]:
         while True:
-            yield chance.choice(OUTCOMES)
+            yield rng.choice(OUTCOMES)
 
     def begin(index: int) -> Process:
         started = Process(store, server, f"{index:08x}", rows=rows, number=number, width=width, part_rows=part_rows)
@@ -264,18 +264,18 @@ def test_each_row_has_one_run_and_one_result(chance: Random, rows: int, width: i
     drawn = outcomes()
     processes = [begin(0)]
     for _ in range(steps):
-        what = chance.choice(["advance"] * 20 + ["another", "next try", "kill", "dequeue"])
+        what = rng.choice(["advance"] * 20 + ["another", "next try", "kill", "dequeue"])
         if what == "dequeue":
             for run in server.runs:
                 run.visible = True
         elif what in ("another", "next try") and len(processes) < 4:
-            # The one before may be frozen, or dead: whoever is not advanced any more cannot be told from the dead.
+            # The one before may be frozen, or dead: whoever is not advanced any more cannot be reported from the dead.
             number += what == "next try"
             processes.append(begin(len(processes)))
         elif what == "kill" and len(processes) > 1:
             processes.pop(0)
         else:
-            chosen = chance.choice(processes)
+            chosen = rng.choice(processes)
             if not chosen.ended:
                 chosen.advance(drawn)
 
@@ -285,13 +285,13 @@ def test_each_row_has_one_run_and_one_result(chance: Random, rows: int, width: i
 
     def calm() -> Iterator[str]:
         while True:
-            yield chance.choice(["started", "fails", "lost answer", "lost on its way", "queued"])
+            yield rng.choice(["started", "fails", "lost answer", "lost on its way", "queued"])
 
     quiet = calm()
     while not last.ended:
         last.advance(quiet)
-        thawed = chance.choice(processes)
-        if not thawed.ended and chance.random() < 0.5:
+        thawed = rng.choice(processes)
+        if not thawed.ended and rng.random() < 0.5:
             thawed.advance(quiet)
     assert not last.taken_over
 

@@ -16,7 +16,7 @@ from airflow_provider_dify.rules.batching import Ask, Await, Known, PollRegistry
 RUNNING = RunStatus.RUNNING
 
 
-def roll_of(*runs: str, longest: float = 5.0, since: float = 1000.0, **options: Any) -> PollRegistry:
+def registry_of(*runs: str, longest: float = 5.0, since: float = 1000.0, **options: Any) -> PollRegistry:
     registry = PollRegistry(**options)
     for run in runs:
         registry.join(run, since=since, longest=longest)
@@ -24,8 +24,8 @@ def roll_of(*runs: str, longest: float = 5.0, since: float = 1000.0, **options: 
 
 
 def page(rows: Iterable[tuple[str, str]] | Iterable[str], *, more: bool = False, version: str | None = None) -> LogPage:
-    told = [(row, "running") if isinstance(row, str) else row for row in rows]
-    runs = [LoggedRun(run, RunStatus(status), "me", None, 1000, None) for run, status in told]
+    reported = [(row, "running") if isinstance(row, str) else row for row in rows]
+    runs = [LoggedRun(run, RunStatus(status), "me", None, 1000, None) for run, status in reported]
     return LogPage(tuple(runs), 1, more, version)
 
 
@@ -44,7 +44,7 @@ def ids(count: int, first: int = 0) -> list[str]:
 
 def test_rows_newer_than_all_runs_are_not_asked_for_once_their_moments_are_known() -> None:
     """A triggerer with the older half of the runs would else find two pages without any, and poll each by itself."""
-    registry = roll_of("a", "b")
+    registry = registry_of("a", "b")
     assert registry.begin(10.0).created_before is None
     registry.learn(WorkflowRun("a", RUNNING, created_at=1500), "a", 10.1)
     assert registry.begin(11.0).created_before is None
@@ -56,7 +56,7 @@ def test_rows_newer_than_all_runs_are_not_asked_for_once_their_moments_are_known
 
 
 @pytest.mark.parametrize(
-    ("known", "told", "answer"),
+    ("known", "reported", "answer"),
     [
         (None, "running", Known(RUNNING)),
         ("running", "running", Known(RUNNING)),
@@ -69,17 +69,17 @@ def test_rows_newer_than_all_runs_are_not_asked_for_once_their_moments_are_known
         (None, "partial-succeeded", Ask()),
     ],
 )
-def test_what_a_row_may_answer(known: str | None, told: str, answer: object) -> None:
-    registry = roll_of("a", "b")
+def test_what_a_row_may_answer(known: str | None, reported: str, answer: object) -> None:
+    registry = registry_of("a", "b")
     if known is not None:
         registry.learn(WorkflowRun("a", RunStatus(known)), "a", 9.0)
-    sweep(registry, page([("a", told), ("b", "running")]))
+    sweep(registry, page([("a", reported), ("b", "running")]))
     assert registry.answer("a", 10.5) == answer
     assert registry.answer("b", 10.5) == Known(RUNNING)
 
 
 def test_only_news_calls_a_trigger_and_not_again_once_refuted() -> None:
-    registry = roll_of("a", "b")
+    registry = registry_of("a", "b")
     first = registry.begin(10.0)
     registry.pages(first, 1)
     assert registry.take(first, page([("a", "succeeded"), ("b", "running")]), 10.0) == ["a"]
@@ -97,18 +97,18 @@ def test_only_news_calls_a_trigger_and_not_again_once_refuted() -> None:
 
 def test_of_two_rows_that_contradict_each_other_the_news_counts() -> None:
     for rows in ([("a", "failed"), ("a", "running")], [("a", "running"), ("a", "failed")]):
-        registry = roll_of("a", "b")
+        registry = registry_of("a", "b")
         sweep(registry, page([*rows, ("b", "running")]))
         assert registry.answer("a", 10.1) == Ask()
 
 
 def test_one_alone_and_a_contract_without_logs_wait_for_no_sweep() -> None:
-    assert roll_of("a").answer("a", 10.0) == Ask()
-    assert roll_of("a", "b", serves=False).answer("a", 10.0) == Ask()
+    assert registry_of("a").answer("a", 10.0) == Ask()
+    assert registry_of("a", "b", serves=False).answer("a", 10.0) == Ask()
 
 
-def test_the_first_look_that_is_due_begins_the_sweeps() -> None:
-    registry = roll_of("a", "b")
+def test_the_first_poll_that_is_due_begins_the_sweeps() -> None:
+    registry = registry_of("a", "b")
     assert registry.next_sweep(10.0) is None
     assert registry.answer("a", 10.0) == Await()
     assert registry.next_sweep(10.0) == 10.0
@@ -116,21 +116,21 @@ def test_the_first_look_that_is_due_begins_the_sweeps() -> None:
 
 
 def test_a_row_grows_old() -> None:
-    registry = roll_of("a", "b")
+    registry = registry_of("a", "b")
     sweep(registry, page(["a", "b"]))
     assert registry.answer("a", 12.0) == Known(RUNNING)
     assert registry.answer("a", 60.0, patient=False) == Ask()
 
 
 def test_a_trigger_that_comes_late_is_answered_by_the_last_sweep() -> None:
-    registry = roll_of("a", "b")
+    registry = registry_of("a", "b")
     sweep(registry, page(["late", "a", "b"]))
     registry.join("late", since=1000.0, longest=5.0)
     assert registry.answer("late", 10.5) == Known(RUNNING)
 
 
-def test_one_look_in_five_seconds_is_taken_all_the_same() -> None:
-    registry = roll_of("a", "b")
+def test_one_poll_in_five_seconds_is_taken_all_the_same() -> None:
+    registry = registry_of("a", "b")
     taken = 0
     for tenth in range(100, 400):
         now = tenth / 10
@@ -141,7 +141,7 @@ def test_one_look_in_five_seconds_is_taken_all_the_same() -> None:
 
 
 def test_a_page_that_calls_an_ended_run_running_is_not_asked_again() -> None:
-    registry = roll_of("a", "b", "c")
+    registry = registry_of("a", "b", "c")
     sweep(registry, page(["a", "b", "c"]))
     registry.learn(WorkflowRun("a", RunStatus.SUCCEEDED), "a", 11.0)
     registry.leave("a")
@@ -155,7 +155,7 @@ def test_a_page_that_calls_an_ended_run_running_is_not_asked_again() -> None:
 
 @pytest.mark.parametrize(("version", "serves"), [("1.9.1", False), ("1.10.9", False), ("1.11.0", True), (None, True)])
 def test_versions_whose_logs_list_the_ended_only(version: str | None, serves: bool) -> None:
-    registry = roll_of("a", "b")
+    registry = registry_of("a", "b")
     sweep(registry, page(["a", "b"], version=version))
     assert (registry.answer("a", 10.1) == Known(RUNNING)) is serves
     assert (registry.next_sweep(11.0) is not None) is serves
@@ -177,13 +177,13 @@ def test_versions_whose_logs_list_the_ended_only(version: str | None, serves: bo
     ],
 )
 def test_the_distance_of_sweeps(runs: int, longest: float, pages: int, seconds: float) -> None:
-    registry = roll_of(*ids(runs), longest=longest)
+    registry = registry_of(*ids(runs), longest=longest)
     sweep(registry, *(page(ids(min(100, runs), 100 * number), more=number + 1 < pages) for number in range(pages)))
     assert registry.next_sweep(10.0) == pytest.approx(10 + seconds)
 
 
 def test_a_sweep_that_took_long_is_followed_by_a_pause() -> None:
-    registry = roll_of("a", "b")
+    registry = registry_of("a", "b")
     slow = registry.begin(10.0)
     registry.pages(slow, 1)
     registry.take(slow, page(["a", "b"]), 10.0)
@@ -209,7 +209,7 @@ def test_a_sweep_that_took_long_is_followed_by_a_pause() -> None:
     ],
 )
 def test_the_pages_of_a_first_sweep(runs: int, at_once: int, per_page: int, more: bool, asked: list[list[int]]) -> None:
-    registry = roll_of(*ids(runs))
+    registry = registry_of(*ids(runs))
     first, numbers, shown = registry.begin(10.0), [], 0
     while chunk := registry.pages(first, at_once):
         numbers.append(chunk)
@@ -220,7 +220,7 @@ def test_the_pages_of_a_first_sweep(runs: int, at_once: int, per_page: int, more
 
 
 def test_pages_that_the_last_sweep_needed_are_asked_for_at_once() -> None:
-    registry = roll_of(*ids(1000))
+    registry = registry_of(*ids(1000))
     pages = [page(ids(100, 100 * number), more=number < 9) for number in range(10)]
     sweep(registry, *pages)
     second, numbers = registry.begin(13.0), []
@@ -232,7 +232,7 @@ def test_pages_that_the_last_sweep_needed_are_asked_for_at_once() -> None:
 
 
 def test_a_run_that_is_not_shown_is_looked_at_by_itself_for_a_minute() -> None:
-    registry = roll_of("a", "b", "old")
+    registry = registry_of("a", "b", "old")
     sweep(registry, page(["a", "b"], more=False))
     assert registry.answer("old", 10.1) == Ask() or registry.answer("old", 11.5) == Await()
     sweep(registry, page(["a", "b"], more=False), now=12.0)
@@ -243,7 +243,7 @@ def test_a_run_that_is_not_shown_is_looked_at_by_itself_for_a_minute() -> None:
 
 
 def test_sweeps_that_show_too_little_pause() -> None:
-    registry = roll_of(*ids(20))
+    registry = registry_of(*ids(20))
     crowd = page(ids(100, 10**6), more=True)
     sweep(registry, crowd, crowd)
     registry._passed_over.clear()
@@ -255,7 +255,7 @@ def test_sweeps_that_show_too_little_pause() -> None:
 
 
 def test_failures_pause_the_sweeps_longer_and_longer() -> None:
-    registry, now, pauses = roll_of("a", "b"), 0.0, []
+    registry, now, pauses = registry_of("a", "b"), 0.0, []
     for _ in range(9):
         registry.begin(now)
         registry.fail(DifyServerError("x"), now)
@@ -271,7 +271,7 @@ def test_failures_pause_the_sweeps_longer_and_longer() -> None:
 
 
 def test_a_sweep_from_before_the_connection_changed_says_nothing() -> None:
-    registry = roll_of("a", "b")
+    registry = registry_of("a", "b")
     old = registry.begin(10.0)
     registry.pages(old, 1)
     registry.forget()
@@ -294,7 +294,7 @@ def test_the_oldest_run_sets_where_pages_begin() -> None:
 
 @pytest.mark.parametrize("created_at", [-1, 10**12, 10**400])
 def test_moments_that_cannot_be_are_passed_over(created_at: int) -> None:
-    registry = roll_of("a", "b", since=5000.0)
+    registry = registry_of("a", "b", since=5000.0)
     for run in ("a", "b"):
         registry.learn(WorkflowRun(run, RUNNING, created_at=created_at), run, 1.0)
     assert 4900 < registry.begin(2.0).created_after < 5000
@@ -312,9 +312,9 @@ steps = st.lists(
 
 
 @given(steps)
-def test_any_history_answers_with_what_a_fresh_row_said_and_nothing_has_ended(history: list[Any]) -> None:
+def test_any_history_answers_with_what_a_fresh_row_showed_and_nothing_has_ended(history: list[Any]) -> None:
     registry, now, joined = PollRegistry(), 0.0, dict.fromkeys(ids(6), 0)
-    told: dict[str, tuple[RunStatus, float]] = {}
+    reported: dict[str, tuple[RunStatus, float]] = {}
     for step, number, status, seconds in history:
         now += seconds
         run = f"run-{number}"
@@ -330,20 +330,20 @@ def test_any_history_answers_with_what_a_fresh_row_said_and_nothing_has_ended(hi
             round_ = registry.begin(now)
             while registry.pages(round_, 3):
                 registry.take(round_, page([(run, str(status)), (f"run-{(number + 1) % 6}", "running")]), now)
-                told |= {f"run-{(number + 1) % 6}": (RUNNING, now), run: (status, now)}
+                reported |= {f"run-{(number + 1) % 6}": (RUNNING, now), run: (status, now)}
             registry.end(round_, now, 0.5)
         elif step == "fail":
             registry.begin(now)
             registry.fail(DifyServerError("x"), now)
         elif step == "forget":
             registry.forget()
-            told.clear()
+            reported.clear()
         elif step == "answer" and joined[run]:
             answer = registry.answer(run, now)
             if isinstance(answer, Known):
                 assert not answer.status.is_terminal
-                assert told[run][0] is answer.status
-                assert now - told[run][1] <= 15
+                assert reported[run][0] is answer.status
+                assert now - reported[run][1] <= 15
     assert registry.empty is not any(joined.values())
 
 
@@ -351,7 +351,7 @@ FEW = ids(4)
 rows = st.lists(
     st.tuples(st.sampled_from(FEW), st.sampled_from(["running"] * 6 + ["succeeded", "paused"])), min_size=2, max_size=6
 )
-told = st.one_of(
+reported = st.one_of(
     st.tuples(st.just("sweep"), st.lists(rows, min_size=1, max_size=2)),
     st.tuples(st.just("sweep"), st.just([[(run, "running") for run in FEW]])),
     st.tuples(st.just("learn"), st.sampled_from(FEW), st.sampled_from(["running", "paused", "succeeded"])),
@@ -384,10 +384,10 @@ def in_turn(*did: Any) -> list[Any]:
 @example(in_turn(ALL, BUT_ONE, ALL, BUT_ONE, ALL))
 @example(in_turn(ALL, *ENDED_AND_BACK, ALL, ALL, ALL, ALL))
 @example(in_turn(ALL, ("fail",), ("learn", FEW[0], "paused"), ALL))
-@given(st.lists(st.tuples(told, st.floats(0.1, 4)), min_size=3, max_size=30))
+@given(st.lists(st.tuples(reported, st.floats(0.1, 4)), min_size=3, max_size=30))
 def test_rows_that_are_taken_all_at_once_say_what_they_say_one_by_one(history: list[Any]) -> None:
     now, joined = 1000.0, dict.fromkeys(FEW, 1)
-    both = roll_of(*FEW), Careful()
+    both = registry_of(*FEW), Careful()
     for run in FEW:
         both[1].join(run, since=1000.0, longest=5.0)
     for step, seconds in history:

@@ -173,21 +173,21 @@ def first_request(answer: Any) -> tuple[list[type], Any]:
     )
     flow = handed_over(wait, 3.0, lambda: 1.0, unless_longer_than=3.0)
     asked: list[type] = []
-    told: Any = None
+    reported: Any = None
     while True:
         try:
-            request = flow.send(told)
+            request = flow.send(reported)
         except StopIteration as end:
             return asked, end.value
         if not isinstance(request, Say):
             asked.append(type(request))
         if asked.count(Sleep) == 2:
             return asked, None
-        told = None
+        reported = None
         if isinstance(request, ReadRecentRuns):
-            told = answer
+            reported = answer
         elif isinstance(request, PollRun):
-            told = PollResult(run=WorkflowRun("r", RunStatus.RUNNING))
+            reported = PollResult(run=WorkflowRun("r", RunStatus.RUNNING))
 
 
 def test_a_page_takes_the_place_of_the_first_poll() -> None:

@@ -38,7 +38,7 @@ class Driver:
     def __init__(
         self,
         status: Callable[[float], str],
-        heard: list[EventBatch | None],
+        read: list[EventBatch | None],
         user: str | None = "me",
         version: str | None = None,
         deadline: float = 100.0,
@@ -46,7 +46,7 @@ class Driver:
         self.version = version
         self.now = 1000.0
         self.status = status
-        self.heard = heard
+        self.read = read
         self.lines: list[str] = []
         self.reads: list[ReadEvents] = []
         self.polls: list[float] = []
@@ -68,30 +68,30 @@ class Driver:
         return [line for line in self.lines if not line.startswith("Dify run ")]
 
     def drive(self, flow: Any) -> Any:
-        told: Any = None
+        reported: Any = None
         while True:
             try:
-                request = flow.send(told)
+                request = flow.send(reported)
             except StopIteration as end:
                 return end.value
-            told = None
+            reported = None
             if isinstance(request, Sleep):
                 self.now += request.seconds
                 self.slept += request.seconds
             elif isinstance(request, ReadEvents):
                 assert 0 < request.seconds <= 5.5
                 self.reads.append(request)
-                told = self.heard.pop(0) if self.heard else None
-                if told is None:
+                reported = self.read.pop(0) if self.read else None
+                if reported is None:
                     self.now += request.seconds
-                    told = EventBatch()
+                    reported = EventBatch()
             elif isinstance(request, PollRun):
                 self.polls.append(self.now - 1000.0)
                 run = WorkflowRun("run-1", RunStatus(self.status(self.now - 1000.0)), inputs={"sys.user_id": "me"})
                 run = replace(run, server_version=self.version)
-                told = PollResult(run=run)
+                reported = PollResult(run=run)
             elif isinstance(request, AskWhyPaused):
-                told = []
+                reported = []
             else:
                 assert isinstance(request, Say)
                 self.lines.append(request.line)
@@ -101,7 +101,7 @@ def failed_after(seconds: float) -> Callable[[float], str]:
     return lambda elapsed: "failed" if elapsed >= seconds else "running"
 
 
-def test_steps_are_told_as_they_happen_and_the_failed_one_is_named() -> None:
+def test_steps_are_reported_as_they_happen_and_the_failed_one_is_named() -> None:
     driver = Driver(failed_after(6), [EventBatch((STARTED,)), None, None, EventBatch((FAILED,))])
     assert driver.steps() == [BEGINS, FAILS, *TABLE]
     assert isinstance(driver.result, Ended)
@@ -109,22 +109,22 @@ def test_steps_are_told_as_they_happen_and_the_failed_one_is_named() -> None:
     assert driver.slept == 0
 
 
-def test_the_last_event_brings_the_look_forward() -> None:
+def test_the_last_event_brings_the_poll_forward() -> None:
     driver = Driver(lambda elapsed: "failed", [EventBatch((STARTED, FAILED, FINISHED), ended=True)])
     assert driver.polls == [0.0]
     assert isinstance(driver.result, Ended)
 
 
 @pytest.mark.parametrize(
-    "heard",
+    "read",
     [
         [EventBatch((FINISHED,), ended=True)],
         [EventBatch(ended=True, error=ex.DifyNotFoundError("gone", code="not_found"))],
     ],
     ids=["the end alone", "nothing"],
 )
-def test_a_run_that_has_ended_before_anybody_listened(heard: list[EventBatch | None]) -> None:
-    driver = Driver(lambda elapsed: "failed", heard)
+def test_a_run_that_has_ended_before_anybody_listened(read: list[EventBatch | None]) -> None:
+    driver = Driver(lambda elapsed: "failed", read)
     assert driver.steps() == [
         "The steps of Dify run run-1 are not known: the run ended before its events could be read, and Dify (1.14 and "
         "later) replays them only while a run is at work."
@@ -155,7 +155,7 @@ def test_events_under_way_when_the_row_ends_are_taken() -> None:
     assert driver.reads[-1].seconds <= 1.5
 
 
-def test_the_user_is_learned_from_the_first_look() -> None:
+def test_the_user_is_learned_from_the_first_poll() -> None:
     driver = Driver(failed_after(3), [EventBatch((STARTED,))], user=None)
     assert driver.polls[0] == 1.0
     assert {read.user for read in driver.reads} == {"me"}
@@ -205,8 +205,8 @@ RESUMED = Event("workflow_started", {"reason": "resumption"}, "run-1")
 
 
 def test_a_run_is_followed_over_its_pause() -> None:
-    heard = [EventBatch((STARTED, PAUSED)), *[None] * 7, EventBatch((RESUMED, FAILED, FINISHED), ended=True)]
-    driver = Driver(pausing, heard)
+    read = [EventBatch((STARTED, PAUSED)), *[None] * 7, EventBatch((RESUMED, FAILED, FINISHED), ended=True)]
+    driver = Driver(pausing, read)
     assert driver.steps() == [BEGINS, FAILS, *TABLE]
     assert driver.polls[0] == 0.0, "a pause is polled, and asked about, at once"
     assert len(driver.reads) == 9
@@ -254,9 +254,9 @@ heards = st.none() | st.builds(
 
 @settings(deadline=None, database=None)
 @given(st.lists(heards, max_size=12), st.floats(0, 60))
-def test_whatever_is_heard_the_row_decides_in_time(heard: list[EventBatch | None], seconds: float) -> None:
+def test_whatever_events_come_the_row_decides_in_time(read: list[EventBatch | None], seconds: float) -> None:
     # A driver that hears again and again without time passing would be none.
-    driver = Driver(failed_after(seconds), heard)
+    driver = Driver(failed_after(seconds), read)
     assert isinstance(driver.result, Ended)
     assert driver.polls[-1] <= seconds + 6
 

@@ -105,7 +105,7 @@ def test_an_empty_text_is_an_answer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("chosen", "values", "told"),
+    ("chosen", "values", "reported"),
     [
         (["Maybe"], {}, "The option 'Maybe' is none of the action's"),
         ([], {}, "One option is to be chosen, and none was"),
@@ -115,8 +115,8 @@ def test_an_empty_text_is_an_answer() -> None:
         (["Yes"], {"a": ["x"]}, "Input 'a' must be a text"),
     ],
 )
-def test_an_answer_that_does_not_do_says_why(chosen: Any, values: dict[str, Any], told: str) -> None:
-    with pytest.raises(DifyInvalidInputError, match=told):
+def test_an_answer_that_does_not_do_says_why(chosen: Any, values: dict[str, Any], reported: str) -> None:
+    with pytest.raises(DifyInvalidInputError, match=reported):
         read_answer(question(HumanInputField("a", "paragraph")), chosen, values)
 
 

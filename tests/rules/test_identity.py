@@ -119,7 +119,7 @@ def a_try(number: int, generation: int, retries: int = 2) -> TaskTry:
         (a_try(100, generation=99, retries=99), list(range(99, 79, -1))),
     ],
 )
-def test_the_markers_of_earlier_tries_are_those_of_the_same_life(task_try: TaskTry, earlier: list[int]) -> None:
+def test_the_markers_of_earlier_tries_are_those_of_the_same_generation(task_try: TaskTry, earlier: list[int]) -> None:
     assert task_try.earlier_markers() == [
         marker("dag", "task", "run", -1, task_try.generation, number) for number in earlier
     ]
@@ -127,9 +127,9 @@ def test_the_markers_of_earlier_tries_are_those_of_the_same_life(task_try: TaskT
 
 
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(1, 30))
-def test_two_lives_never_share_a_marker(retries: int, earlier_life: int, growth: int) -> None:
-    before = {a_try(number, generation=earlier_life).marker for number in range(1, 60)}
-    after = a_try(60, generation=earlier_life + growth, retries=retries)
+def test_two_generations_never_share_a_marker(retries: int, earlier_generation: int, growth: int) -> None:
+    before = {a_try(number, generation=earlier_generation).marker for number in range(1, 60)}
+    after = a_try(60, generation=earlier_generation + growth, retries=retries)
     assert not before & {after.marker, *after.earlier_markers()}
 
 
@@ -172,7 +172,7 @@ def test_what_another_version_has_written_down_counts_as_nothing(kept: Any) -> N
         ("stopped", False, False),
     ],
 )
-def test_which_runs_of_earlier_tries_are_taken_up(status: str, default: bool, strict: bool) -> None:
+def test_which_runs_of_earlier_tries_are_reattached(status: str, default: bool, strict: bool) -> None:
     assert may_reattach(RunStatus(status), fail_on_partial_success=False, fail_on_pause=False) is default
     assert may_reattach(RunStatus(status), fail_on_partial_success=True, fail_on_pause=True) is strict
 
@@ -191,19 +191,19 @@ def test_a_search_for_a_submission_that_may_never_have_been_is_shorter_where_not
 def ask(look: Any, deadline: float = 0.0) -> tuple[WorkflowRun | None, list[float]]:
     clock, times = [0.0], []
     flow = poll_earlier_run("r", lambda: clock[0], Deadline(deadline))
-    told: Any = None
+    reported: Any = None
     while True:
         try:
-            request = flow.send(told)
+            request = flow.send(reported)
         except StopIteration as end:
             return end.value, times
-        told = None
+        reported = None
         if isinstance(request, Sleep):
             clock[0] += request.seconds
         else:
             assert request == PollRun("r")
             times.append(clock[0])
-            told = look(clock[0])
+            reported = look(clock[0])
 
 
 def test_an_earlier_run_is_looked_at_until_the_server_tells() -> None:
@@ -256,7 +256,7 @@ def test_an_earlier_run_that_cannot_be_read_is_an_error_and_never_a_new_run(erro
         (5, 2, 2, SubmissionRecord(2, "m", number=4), True),
     ],
 )
-def test_a_note_is_of_this_life_where_a_try_of_it_has_written_it(
+def test_a_note_is_of_this_generation_where_a_try_of_it_has_written_it(
     number: int, generation: int, retries: int, kept: SubmissionRecord, expected: bool
 ) -> None:
     assert a_try(number, generation, retries).shares_generation_with(kept) is expected

@@ -66,20 +66,20 @@ class World:
         }
 
     def drive(self, flow: Any, answer: Callable[[Any], Any]) -> Waited:
-        told = None
+        reported = None
         while True:
             try:
-                request = flow.send(told)
+                request = flow.send(reported)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
-            told = None
+            reported = None
             if isinstance(request, Sleep):
                 self.now += request.seconds
             elif isinstance(request, Say):
                 self.lines.append(request.line)
             else:
                 self.asked.append(request)
-                told = answer(request)
+                reported = answer(request)
 
     def sync(self, states: Callable[[float], dict[str, IndexingState] | DifyError]) -> Waited:
         """Wait for a knowledge base whose documents are in states that depend on the time."""
@@ -233,7 +233,7 @@ def test_the_document_of_a_lost_upload() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "title", "said"),
+    ("error", "title", "lines"),
     [
         (DifyInvalidInputError("Uploading: HTTP 400 invalid_param: no message. …", status_code=400), "a.exe", ".exe"),
         (DifyInvalidInputError("Uploading: HTTP 400 invalid_param: no message. …", status_code=400), "a", "without an"),
@@ -241,5 +241,5 @@ def test_the_document_of_a_lost_upload() -> None:
         (DifyInvalidInputError("Uploading: HTTP 400: Invalid doc_form.", status_code=400), "a.pdf", "Invalid doc_form"),
     ],
 )
-def test_why_a_document_was_refused(error: DifyError, title: str, said: str) -> None:
-    assert said in reason_of_refusal(error, title)
+def test_why_a_document_was_refused(error: DifyError, title: str, lines: str) -> None:
+    assert lines in reason_of_refusal(error, title)

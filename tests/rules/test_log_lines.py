@@ -20,14 +20,14 @@ def look(status: RunStatus | None = None, error: Any = None) -> PollResult:
 
 def lines(*polls: tuple[float, PollResult]) -> list[str]:
     progress = Progress(RUN, since=1000.0)
-    told = [progress.line(each, 1000.0 + second) for second, each in polls]
-    return [line.removeprefix(f"Dify run {RUN} ") for line in told if line]
+    reported = [progress.line(each, 1000.0 + second) for second, each in polls]
+    return [line.removeprefix(f"Dify run {RUN} ") for line in reported if line]
 
 
 RUNNING, PAUSED = look(RunStatus.RUNNING), look(RunStatus.PAUSED)
 
 
-def test_a_state_is_told_once_and_then_once_a_minute() -> None:
+def test_a_state_is_reported_once_and_then_once_a_minute() -> None:
     assert lines(*[(second, RUNNING) for second in range(1, 130, 5)]) == [
         "is running after 1 s.",
         "is still running after 61 s.",
@@ -35,7 +35,7 @@ def test_a_state_is_told_once_and_then_once_a_minute() -> None:
     ]
 
 
-def test_a_change_is_told_at_once() -> None:
+def test_a_change_is_reported_at_once() -> None:
     assert lines((1, RUNNING), (2, PAUSED), (3, PAUSED), (4, RUNNING)) == [
         "is running after 1 s.",
         "is paused after 2 s.",
@@ -43,16 +43,18 @@ def test_a_change_is_told_at_once() -> None:
     ]
 
 
-def test_an_outage_is_told_once() -> None:
+def test_an_outage_is_reported_once() -> None:
     errors = [look(error=DifyServerError(f"HTTP 502 ({number})")) for number in range(3)]
-    told = lines((1, RUNNING), *[(2 + number, each) for number, each in enumerate(errors)], (9, RUNNING))
-    assert told == ["is running after 1 s.", "could not be read: HTTP 502 (0) after 2 s.", "is running after 9 s."]
+    reported = lines((1, RUNNING), *[(2 + number, each) for number, each in enumerate(errors)], (9, RUNNING))
+    assert reported == ["is running after 1 s.", "could not be read: HTTP 502 (0) after 2 s.", "is running after 9 s."]
     assert len(lines((1, errors[0]), (2, look(error=DifyTransportError("refused"))))) == 2
 
 
-def test_an_outage_that_lasts_is_told_once_a_minute() -> None:
-    told = lines(*[(1 + number * 10.0, look(error=DifyServerError(f"HTTP 502 ({number})"))) for number in range(13)])
-    assert told == [f"could not be read: HTTP 502 ({number}) after {1 + number * 10} s." for number in (0, 6, 12)]
+def test_an_outage_that_lasts_is_reported_once_a_minute() -> None:
+    reported = lines(
+        *[(1 + number * 10.0, look(error=DifyServerError(f"HTTP 502 ({number})"))) for number in range(13)]
+    )
+    assert reported == [f"could not be read: HTTP 502 ({number}) after {1 + number * 10} s." for number in (0, 6, 12)]
 
 
 def test_the_minute_counts_from_the_last_line() -> None:

@@ -148,7 +148,7 @@ def test_hosts_that_are_none(value: Any) -> None:
 
 
 @pytest.mark.parametrize(("size", "expected"), [(5, 5), (0, 0), (-1, None), (None, None), ("5", None), (True, None)])
-def test_a_size_that_is_told(size: Any, expected: int | None) -> None:
+def test_a_size_that_is_reported(size: Any, expected: int | None) -> None:
     assert declared_size({"size": size}) == expected
 
 

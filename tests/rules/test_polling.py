@@ -25,7 +25,7 @@ from airflow_provider_dify.rules.polling import (
 from airflow_provider_dify.rules.settings import PollSchedule, check_choice, seconds_of
 
 SCHEDULE = PollSchedule()
-EVEN = 0.5  # the chance that adds no jitter
+EVEN = 0.5  # the rng that adds no jitter
 FAR = Deadline(1e9)
 
 MENDABLE: dict[str, ex.DifyError] = {
@@ -81,12 +81,12 @@ def test_an_active_run_is_waited_for_until_the_deadline(status: str) -> None:
 
 
 @pytest.mark.parametrize("name", FINAL)
-def test_what_another_look_cannot_mend_ends_the_wait_at_once(name: str) -> None:
+def test_what_another_poll_cannot_mend_ends_the_wait_at_once(name: str) -> None:
     assert decide(Watch(), failed(FINAL[name]))[1] == GivenUp(FINAL[name])
 
 
 @pytest.mark.parametrize("name", MENDABLE)
-def test_failed_looks_are_no_news_up_to_the_stated_number_in_a_row(name: str) -> None:
+def test_failed_polls_are_transient_up_to_the_stated_number_in_a_row(name: str) -> None:
     watch = Watch(status=RunStatus.RUNNING)
     for number in range(1, MAX_FAILURES_IN_A_ROW):
         watch, decision = decide(watch, failed(MENDABLE[name]))
@@ -99,7 +99,7 @@ def test_failed_looks_are_no_news_up_to_the_stated_number_in_a_row(name: str) ->
     assert decision.error.status_code == MENDABLE[name].status_code
 
 
-def test_one_good_look_forgives_all_failures() -> None:
+def test_one_good_poll_forgives_all_failures() -> None:
     watch = Watch()
     for _ in range(MAX_FAILURES_IN_A_ROW - 1):
         watch, _ = decide(watch, failed(MENDABLE["500"]))
@@ -155,7 +155,7 @@ def test_the_ten_seconds_begin_anew_when_the_run_was_seen() -> None:
     assert isinstance(decide(watch, UNKNOWN, 121.0)[1], GivenUp)
 
 
-def test_failed_looks_in_between_do_not_make_an_unknown_run_known() -> None:
+def test_failed_polls_in_between_do_not_make_an_unknown_run_known() -> None:
     watch, _ = decide(Watch(), UNKNOWN, 100.0)
     watch, _ = decide(watch, failed(MENDABLE["network"]), 105.0)
     assert isinstance(decide(watch, UNKNOWN, 110.0)[1], GivenUp)
@@ -169,7 +169,7 @@ def test_an_unknown_run_is_looked_at_when_its_ten_seconds_are_over() -> None:
     assert decision == Wait(3.0)
 
 
-def test_an_outage_after_an_unknown_look_is_waited_out_as_any_other() -> None:
+def test_an_outage_after_an_unknown_poll_is_waited_out_as_any_other() -> None:
     watch, _ = decide(Watch(), UNKNOWN, 100.0)
     now = 102.0
     for _ in range(10):
@@ -200,7 +200,7 @@ polls = st.one_of(
     st.floats(1, 100_000),
     st.randoms(use_true_random=False),
 )
-def test_looks_keep_their_distance_and_the_last_one_is_at_the_deadline(
+def test_polls_keep_their_distance_and_the_last_one_is_at_the_deadline(
     polls: list[PollResult], first: float, times: float, timeout: float, random: Any
 ) -> None:
     schedule, deadline = PollSchedule(first, first * times), Deadline(1000.0 + timeout)
@@ -228,7 +228,7 @@ def test_looks_keep_their_distance_and_the_last_one_is_at_the_deadline(
 
 
 @given(st.integers(0, 10_000), st.integers(0, 10_000), st.floats(0, 1))
-def test_any_number_of_looks_and_failures_gives_a_finite_distance(polls: int, failures: int, jitter: float) -> None:
+def test_any_number_of_polls_and_failures_gives_a_finite_distance(polls: int, failures: int, jitter: float) -> None:
     assert 0.9 <= SCHEDULE.delay(polls, failures, None, jitter) <= 33.0
 
 
@@ -265,7 +265,7 @@ def test_intervals_may_be_timedeltas() -> None:
     assert seconds_of(timedelta(milliseconds=5), "x") == 0.005
 
 
-def test_a_timeout_below_the_first_look_is_refused() -> None:
+def test_a_timeout_below_the_first_poll_is_refused() -> None:
     with pytest.raises(ex.DifyInvalidInputError, match=r"timeout \(1 s\) must not be below the first interval \(2 s\)"):
         PollSchedule(2.0, 5.0).checked_timeout(1, "timeout")
     assert PollSchedule(2.0, 5.0).checked_timeout(2, "timeout") == 2.0

@@ -32,13 +32,13 @@ from airflow_provider_dify.rules.recovery import (
 )
 from airflow_provider_dify.rules.searching import Found, NotFound
 
-LIFE, USER, RUN = 2, "airflow/d/t/r/2/2", "11111111-1111-4111-8111-111111111111"
-FIRST = TaskTry("d", "t", "r", -1, LIFE, 1, retries=2)
-RETRY = TaskTry("d", "t", "r", -1, LIFE, 2, retries=2)
+GENERATION, USER, RUN = 2, "airflow/d/t/r/2/2", "11111111-1111-4111-8111-111111111111"
+FIRST = TaskTry("d", "t", "r", -1, GENERATION, 1, retries=2)
+RETRY = TaskTry("d", "t", "r", -1, GENERATION, 2, retries=2)
 EARLIER = FIRST.marker
 STARTED = StartedRun(RUN, "task")
-NAMED = SubmissionRecord(LIFE, EARLIER, RUN, "task")
-UNNAMED = SubmissionRecord(LIFE, EARLIER)
+NAMED = SubmissionRecord(GENERATION, EARLIER, RUN, "task")
+UNNAMED = SubmissionRecord(GENERATION, EARLIER)
 
 BEGINNINGS = [
     # try, kept, durable, can_search, remembers -> step
@@ -76,7 +76,7 @@ def test_the_try_begins(
 
 UNKNOWN = DifySubmissionUnknownError("?", reason="?")
 LIMITED = DifyRateLimitError("too many")
-TOLD = DifyRateLimitError("too many", retry_after=7.0)
+REPORTED = DifyRateLimitError("too many", retry_after=7.0)
 REFUSALS = [
     DifyAuthenticationError("key"),
     DifyServerError("500", status_code=500),
@@ -103,8 +103,8 @@ FAILURES = [
     (LIMITED, True, True, 9, 30.0, Fail(LIMITED)),
     (LIMITED, True, True, 0, 0.0, Fail(LIMITED)),
     (LIMITED, True, False, 0, 100.0, Fail(LIMITED)),
-    (TOLD, True, True, 0, 100.0, SubmitLater(7.35)),
-    (TOLD, True, True, 0, 7.0, Fail(TOLD)),
+    (REPORTED, True, True, 0, 100.0, SubmitLater(7.35)),
+    (REPORTED, True, True, 0, 7.0, Fail(REPORTED)),
     *[
         (refusal, can_search, waits, 0, 100.0, Fail(refusal))
         for refusal in REFUSALS
@@ -154,7 +154,7 @@ def test_a_search_passes_over_what_a_shutdown_has_stopped() -> None:
     )
     assert isinstance(step, Search)
     assert step.ended == (RUN,)
-    kept = SubmissionRecord(LIFE, EARLIER, number=1, ended=(RUN,))
+    kept = SubmissionRecord(GENERATION, EARLIER, number=1, ended=(RUN,))
     begun = first_step(RETRY, SubmissionRecord.read(kept.as_json()), durable=True, can_search=True, remembers=True)
     assert isinstance(begun, Search)
     assert begun.ended == (RUN,)
@@ -222,7 +222,7 @@ def test_a_search_to_the_deadline_submits_where_the_author_prefers_paying_twice(
     assert EARLIER in str(step.why)
 
 
-def test_only_what_this_try_has_sent_is_said_to_be_sent() -> None:
+def test_only_what_this_try_has_sent_counts_as_sent() -> None:
     step = after_search(
         NotFound("none"), USER, earlier=False, submitted=USER, remembers=True, durable=True, resubmits=False
     )

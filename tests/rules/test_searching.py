@@ -39,19 +39,19 @@ def search(
         jitter=lambda: 0.5,
         **options,
     )
-    told: Any = None
+    reported: Any = None
     while True:
         try:
-            request = flow.send(told)
+            request = flow.send(reported)
         except StopIteration as end:
             return end.value, asked
-        told = None
+        reported = None
         if isinstance(request, Sleep):
             clock[0] += request.seconds
         else:
             assert isinstance(request, FindMarker)
             asked.append((clock[0], request.user))
-            told = answer(request.user, clock[0])
+            reported = answer(request.user, clock[0])
 
 
 def test_a_run_that_is_listed_is_found_at_once() -> None:
@@ -72,7 +72,7 @@ def test_a_queued_run_is_found_when_it_starts() -> None:
     assert [now for now, _ in asked][:5] == [0.0, 2.0, 6.0, 11.0, 16.0]
 
 
-def test_the_last_look_up_is_at_the_end_of_patience() -> None:
+def test_the_last_lookup_is_at_the_end_of_patience() -> None:
     result, asked = search(lambda user, now: page(), markers=("new",), patience=30.0)
     assert isinstance(result, NotFound)
     assert asked[-1][0] == 30.0
@@ -100,7 +100,7 @@ def test_a_run_of_no_use_hides_what_an_earlier_dag_run_of_the_same_name_has_left
     assert isinstance(result, NotFound)
 
 
-def test_failed_look_ups_are_no_news() -> None:
+def test_failed_lookups_are_transient() -> None:
     result, _ = search(lambda user, now: DifyTransportError("refused") if now < 20 else page(logged("r")))
     assert result == Found("r", "new")
 
@@ -127,7 +127,7 @@ def test_runs_of_no_use_are_passed_over(status: str, expected: bool) -> None:
     assert max(now for now, _ in asked) == 0.0
 
 
-def test_an_earlier_run_of_use_counts_although_the_latest_is_of_none() -> None:
+def test_a_reusable_earlier_run_counts_although_the_latest_is_none() -> None:
     result, _ = search(
         lambda user, now: page(logged("r", user, "failed" if user == "new" else "running")), wanted=is_reusable
     )

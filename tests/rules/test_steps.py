@@ -25,7 +25,7 @@ def recorded(name: str, version: str = "1.14.2") -> list[Event]:
     return [event for block in stream for event in decoder.feed(block["raw"].encode())]
 
 
-def told(events: list[Event], *, at_once: bool = False, steps: StepLog | None = None) -> list[str]:
+def reported(events: list[Event], *, at_once: bool = False, steps: StepLog | None = None) -> list[str]:
     """Return the lines about events that came one by one, or all at once."""
     steps = steps or StepLog(RUN)
     lines = steps.take(events) if at_once else [line for event in events for line in steps.take([event])]
@@ -41,7 +41,7 @@ def node(event: str, id: str = "e1", **data: Any) -> Event:
     ("version", "name"),
     [("1.14.2", "events-resume"), ("1.16.1", "events-resume"), ("1.16.1", "human-select-events-resume")],
 )
-def test_a_run_that_was_resumed_is_told_as_a_whole(version: str, name: str) -> None:
+def test_a_run_that_was_resumed_is_reported_as_a_whole(version: str, name: str) -> None:
     reader, steps = EventReader(), StepLog(RUN)
     stream = json.loads((RECORDINGS / version / f"{name}.json").read_text(encoding="utf-8"))["response"]["sse"]
     for block in stream:
@@ -54,7 +54,7 @@ def test_a_run_that_was_resumed_is_told_as_a_whole(version: str, name: str) -> N
 
 def test_events_of_newer_servers_are_passed_over() -> None:
     chunk = Event("reasoning_chunk", {"reasoning": "hm", "from_variable_selector": ["n1", "reasoning"]}, RUN, "task")
-    assert told([node("node_started"), chunk, node("node_finished", status="succeeded")]) == [
+    assert reported([node("node_started"), chunk, node("node_finished", status="succeeded")]) == [
         "Ask (llm): started",
         "Ask (llm): succeeded",
     ]
@@ -62,7 +62,7 @@ def test_events_of_newer_servers_are_passed_over() -> None:
 
 def test_a_failing_run() -> None:
     steps = StepLog(RUN)
-    assert told(recorded("run-streaming-retry"), steps=steps) == [
+    assert reported(recorded("run-streaming-retry"), steps=steps) == [
         "start (start): started",
         "start (start): succeeded, 0.0 s",
         "http (http-request): started",
@@ -80,8 +80,8 @@ def test_a_failing_run() -> None:
     assert steps.failure(None) == "The failed step is http (http-request): [Errno 111] Connection refused."
 
 
-def test_starts_are_not_told_where_the_end_is_known_already() -> None:
-    assert told(recorded("run-streaming-partial-default"), at_once=True) == [
+def test_starts_are_not_reported_where_the_end_is_known_already() -> None:
+    assert reported(recorded("run-streaming-partial-default"), at_once=True) == [
         "start (start): succeeded, 0.0 s",
         "http (http-request): text: DEFAULT",
         "http (http-request): exception, 0.0 s: Unknown error",
@@ -91,7 +91,7 @@ def test_starts_are_not_told_where_the_end_is_known_already() -> None:
 
 def test_an_iteration_is_indented() -> None:
     steps = StepLog(RUN)
-    lines = told(recorded("run-streaming-iteration"), steps=steps)
+    lines = reported(recorded("run-streaming-iteration"), steps=steps)
     assert lines[2:9] == [
         "iter (iteration): started",
         "iter (iteration): round 1",
@@ -111,18 +111,18 @@ def test_an_iteration_is_indented() -> None:
 
 
 def test_a_loop_is_indented() -> None:
-    lines = told(recorded("run-streaming-loop"))
+    lines = reported(recorded("run-streaming-loop"))
     # The first round of a loop is its start; Dify tells those that follow.
     assert [line.rpartition(": ")[2] for line in lines if "round" in line] == ["round 2"]
     assert any(line.startswith("  ") for line in lines)
 
 
 @pytest.mark.parametrize("name", ["events-running-snapshot", "run-streaming-iteration", "events-resume"])
-def test_what_is_told_twice_is_logged_once(name: str) -> None:
+def test_what_is_reported_twice_is_logged_once(name: str) -> None:
     steps, events = StepLog(RUN), recorded(name)
-    once = told(events, steps=steps)
+    once = reported(events, steps=steps)
     table = steps.table()
-    again = told(events, steps=steps)
+    again = reported(events, steps=steps)
     assert once
     assert [line for line in again if ": text" not in line and ": retry" not in line] == []
     assert steps.table() == table
@@ -134,22 +134,22 @@ def test_streamed_text_is_joined() -> None:
         for text in ("Hel", "lo\n", "you")
     ]
     steps = StepLog(RUN)
-    assert told([node("node_started"), *chunks], steps=steps) == ["Ask (llm): started"]
+    assert reported([node("node_started"), *chunks], steps=steps) == ["Ask (llm): started"]
     ended = node("node_finished", status="succeeded", elapsed_time=2.26, execution_metadata={"total_tokens": 128})
-    assert told([ended], steps=steps) == ["Ask (llm): text: Hello you", "Ask (llm): succeeded, 2.3 s, 128 tokens"]
+    assert reported([ended], steps=steps) == ["Ask (llm): text: Hello you", "Ask (llm): succeeded, 2.3 s, 128 tokens"]
     assert steps.table()[-1].split() == ["1", "Ask", "llm", "succeeded", "2.3", "128"]
 
 
-def test_a_long_text_is_cut_and_its_size_told() -> None:
+def test_a_long_text_is_cut_and_its_size_reported() -> None:
     chunk = Event("text_chunk", {"text": "x" * 100, "from_variable_selector": ["n1", "text"]}, RUN)
-    (line,) = told([chunk] * 500 + [Event("workflow_finished", {}, RUN)])
+    (line,) = reported([chunk] * 500 + [Event("workflow_finished", {}, RUN)])
     assert line.startswith("n1: text (50000 characters): xxx")
     assert len(line) < 1100
 
 
-def test_a_blank_text_is_not_told() -> None:
+def test_a_blank_text_is_not_reported() -> None:
     chunk = Event("text_chunk", {"text": "\n", "from_variable_selector": ["end", "answer"]}, RUN)
-    assert told([chunk, Event("workflow_finished", {}, RUN)]) == []
+    assert reported([chunk, Event("workflow_finished", {}, RUN)]) == []
 
 
 def test_secrets_are_taken_out() -> None:
@@ -160,7 +160,7 @@ def test_secrets_are_taken_out() -> None:
         Event("text_chunk", {"text": "cret", "from_variable_selector": ["n1", "text"]}, RUN),
         Event("workflow_finished", {}, RUN),
     ]
-    lines = told(events, steps=steps) + steps.table() + [steps.failure("S3cret") or ""]
+    lines = reported(events, steps=steps) + steps.table() + [steps.failure("S3cret") or ""]
     assert "S3cret" not in "".join(lines)
     assert "The failed step is Use *** (llm): bad ***." in lines
 
@@ -176,7 +176,7 @@ def test_a_hostile_title_stays_within_its_line() -> None:
         Event("text_chunk", {"text": HOSTILE, "from_variable_selector": ["n1", "text"]}, RUN),
         node("node_finished", status=HOSTILE, error=HOSTILE),
     ]
-    lines = told(events, steps=steps) + steps.table()
+    lines = reported(events, steps=steps) + steps.table()
     assert len(lines) == 4 + 3
     for line in lines:
         assert line.isprintable()
@@ -187,14 +187,14 @@ def test_a_run_of_very_many_steps_is_cut() -> None:
     steps = StepLog(RUN)
     for number in range(MAX_STEPS + 50):
         steps.take([node("node_started", id=f"e{number}"), node("node_finished", id=f"e{number}", status="succeeded")])
-    last = told([node("node_finished", id="last", title="Last", status="failed", error="no")], steps=steps)
+    last = reported([node("node_finished", id="last", title="Last", status="failed", error="no")], steps=steps)
     assert last == ["Last (llm): failed: no"]
     assert len(steps.table()) == TABLE_ROWS + 3
     assert steps.table()[-1] == f"  … and {MAX_STEPS - TABLE_ROWS + 51} more"
     assert steps.failure(None) == "The failed step is Last (llm): no."
 
 
-def test_nothing_is_said_of_a_run_without_steps() -> None:
+def test_nothing_is_logged_of_a_run_without_steps() -> None:
     steps = StepLog(RUN)
     assert steps.take([Event("workflow_started", {}, RUN), Event("workflow_finished", {"status": "failed"}, RUN)]) == []
     assert steps.closing() == []

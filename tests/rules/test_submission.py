@@ -101,7 +101,7 @@ def test_errors_after_the_run_was_named_concern_that_run() -> None:
     assert caught.value.workflow_run_id == RUN
 
 
-def test_a_refusal_in_the_stream_comes_out_as_what_dify_said() -> None:
+def test_a_refusal_in_the_stream_comes_out_as_what_dify_answered() -> None:
     error = ex.DifyServerError("boom", status_code=500)
     with pytest.raises(ex.DifyServerError) as caught, submission_errors("streaming", "u"):
         raise Refusal(error)

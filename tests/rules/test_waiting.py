@@ -26,16 +26,16 @@ from airflow_provider_dify.rules.waiting import (
 
 
 class Driver:
-    """Does what a flow asks for; time passes only when it sleeps, and by ``look_seconds`` for each look."""
+    """Does what a flow asks for; time passes only when it sleeps, and by ``poll_seconds`` for each look."""
 
-    def __init__(self, look: Callable[[float], PollResult], look_seconds: float = 0.0) -> None:
+    def __init__(self, look: Callable[[float], PollResult], poll_seconds: float = 0.0) -> None:
         self.now = 1_000_000.0
         self.began = self.now
         self.polls: list[float] = []
         self.lines: list[tuple[float, str]] = []
         self.asked = 0
-        self._look = look
-        self._look_seconds = look_seconds
+        self._poll = look
+        self._poll_seconds = poll_seconds
 
     def drive(self, jitter: float = 0.5, timeout: float = 300.0, **options: Any) -> WaitResult:
         flow = wait_for_run(
@@ -46,25 +46,25 @@ class Driver:
             jitter=lambda: jitter,
             **{"schedule": PollSchedule()} | options,
         )
-        told: Any = None
+        reported: Any = None
         while True:
             try:
-                request = flow.send(told)
+                request = flow.send(reported)
             except StopIteration as end:
                 result: WaitResult = end.value
                 return result
-            told = None
+            reported = None
             if isinstance(request, Sleep):
                 assert request.seconds > 0
                 self.now += request.seconds
             elif isinstance(request, PollRun):
                 assert request.workflow_run_id == "run-1"
-                self.now += self._look_seconds
+                self.now += self._poll_seconds
                 self.polls.append(self.now - self.began)
-                told = self._look(self.now - self.began)
+                reported = self._poll(self.now - self.began)
             elif isinstance(request, AskWhyPaused):
                 self.asked += 1
-                told = ["The step 'Approve' asks a human: Yes or no."]
+                reported = ["The step 'Approve' asks a human: Yes or no."]
             else:
                 assert isinstance(request, Say)
                 self.lines.append((self.now - self.began, request.line))
@@ -78,7 +78,7 @@ def status_at(*changes: tuple[float, str]) -> Callable[[float], PollResult]:
     return look
 
 
-def test_the_looks_of_a_run_that_never_ends() -> None:
+def test_the_polls_of_a_run_that_never_ends() -> None:
     driver = Driver(status_at((0, "running")))
     assert driver.drive() == TimedOut(RunStatus.RUNNING)
     assert driver.polls[:6] == [1, 3, 7, 12, 17, 22]
@@ -87,7 +87,7 @@ def test_the_looks_of_a_run_that_never_ends() -> None:
 
 
 @pytest.mark.parametrize("status", ["succeeded", "partial-succeeded", "failed", "stopped"])
-def test_the_end_is_seen_at_the_next_look(status: str) -> None:
+def test_the_end_is_seen_at_the_next_poll(status: str) -> None:
     driver = Driver(status_at((0, "running"), (8, status)))
     result = driver.drive()
     assert isinstance(result, Ended)
@@ -95,32 +95,32 @@ def test_the_end_is_seen_at_the_next_look(status: str) -> None:
     assert driver.polls == [1, 3, 7, 12]
 
 
-def test_a_run_that_ends_at_the_last_moment_is_seen_by_the_last_look() -> None:
+def test_a_run_that_ends_at_the_last_moment_is_seen_by_the_last_poll() -> None:
     driver = Driver(status_at((0, "running"), (299.5, "succeeded")))
     assert isinstance(driver.drive(), Ended)
     assert driver.polls[-1] == 300
 
 
 @pytest.mark.parametrize("timeout", [1.0, 1.5, 2.0, 10.0])
-def test_a_short_timeout_ends_with_a_look_at_the_deadline(timeout: float) -> None:
+def test_a_short_timeout_ends_with_a_poll_at_the_deadline(timeout: float) -> None:
     driver = Driver(status_at((0, "running")))
     assert isinstance(driver.drive(timeout=timeout), TimedOut)
     assert driver.polls[-1] == timeout
 
 
-def test_a_deadline_that_has_passed_still_gets_one_look() -> None:
+def test_a_deadline_that_has_passed_still_gets_one_poll() -> None:
     driver = Driver(status_at((0, "succeeded")))
     assert isinstance(driver.drive(timeout=-5.0), Ended)
     assert driver.polls == [0]
 
 
-def test_slow_looks_do_not_stretch_the_deadline_by_more_than_one_look() -> None:
-    driver = Driver(status_at((0, "running")), look_seconds=8.0)
+def test_slow_polls_do_not_stretch_the_deadline_by_more_than_one_poll() -> None:
+    driver = Driver(status_at((0, "running")), poll_seconds=8.0)
     assert isinstance(driver.drive(timeout=60.0), TimedOut)
     assert driver.polls[-1] <= 68.0
 
 
-def test_the_first_look_may_come_at_once() -> None:
+def test_the_first_poll_may_come_at_once() -> None:
     driver = Driver(status_at((0, "succeeded")))
     driver.drive(first_wait=0)
     assert driver.polls == [0]
@@ -186,7 +186,7 @@ def test_a_paused_run_is_asked_once_why_and_waited_for() -> None:
     ] * 2
 
 
-def test_a_failed_look_at_a_paused_run_does_not_make_it_ask_again() -> None:
+def test_a_failed_poll_at_a_paused_run_does_not_make_it_ask_again() -> None:
     def look(elapsed: float) -> PollResult:
         if 10 < elapsed < 30:
             return PollResult(error=ex.DifyTransportError("x"))
@@ -202,7 +202,7 @@ def test_a_pause_may_fail_the_wait() -> None:
     assert driver.drive(fail_on_pause=True) == PausedOut(("The step 'Approve' asks a human: Yes or no.",))
 
 
-def test_progress_is_told_on_change_and_once_a_minute() -> None:
+def test_progress_is_reported_on_change_and_once_a_minute() -> None:
     driver = Driver(status_at((0, "queued"), (20, "running"), (200, "paused"), (210, "running"), (290, "succeeded")))
     driver.drive()
     lines = [(round(at), line) for at, line in driver.lines if "asks" not in line]
@@ -217,7 +217,7 @@ def test_progress_is_told_on_change_and_once_a_minute() -> None:
     ]
 
 
-def test_failed_looks_are_told_once_a_minute_although_their_texts_differ() -> None:
+def test_failed_polls_are_reported_once_a_minute_although_their_texts_differ() -> None:
     texts: Iterator[int] = iter(range(1000))
     driver = Driver(lambda elapsed: PollResult(error=ex.DifyTransportError(f"connection refused {next(texts)}")))
     driver.drive(timeout=200)

@@ -32,10 +32,10 @@ UNFIT = {
 }
 
 
-@pytest.mark.parametrize(("outputs", "told"), UNFIT.values(), ids=UNFIT)
-def test_what_does_not_fit_is_named_with_its_place(outputs: Any, told: str) -> None:
+@pytest.mark.parametrize(("outputs", "reported"), UNFIT.values(), ids=UNFIT)
+def test_what_does_not_fit_is_named_with_its_place(outputs: Any, reported: str) -> None:
     (found,) = unfit_for_xcom(outputs)
-    assert told in str(found)
+    assert reported in str(found)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_what_fits_passes(outputs: Any) -> None:
     assert unfit_for_xcom(outputs) == []
 
 
-def test_a_list_of_a_million_faults_is_told_shortly() -> None:
+def test_a_list_of_a_million_faults_is_reported_shortly() -> None:
     assert len(unfit_for_xcom({"x": [float("nan")] * 1_000_000})) == MAX_FOUND
 
 

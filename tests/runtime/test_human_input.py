@@ -110,8 +110,8 @@ class Asked(Task):
         response = self.actions.response
         if deferred.method_name == "execute_answered" and response is not None and response.responded_by_user:
             user = {"id": "1", "name": response.responded_by_user.name}
-            told = {"chosen_options": response.chosen_options, "params_input": response.params_input}
-            return {**told, "responded_at": "2026-11-26", "responded_by_user": user, "timedout": False}
+            reported = {"chosen_options": response.chosen_options, "params_input": response.params_input}
+            return {**reported, "responded_at": "2026-11-26", "responded_by_user": user, "timedout": False}
         return super()._event_of(deferred)
 
 
@@ -195,7 +195,7 @@ def always(*options: str, **values: Any) -> Callable[[Any], tuple[list[str], dic
     return lambda shown: (list(options), values)
 
 
-@pytest.mark.parametrize("kind", [Task, Asked], ids=["told by the trigger", "resumed by Airflow"])
+@pytest.mark.parametrize("kind", [Task, Asked], ids=["reported by the trigger", "resumed by Airflow"])
 def test_an_answer_is_sent_once(task: Any, server: DifyServer, actions: Actions, kind: type[Task]) -> None:
     actions.person = always("Reject", comment="no")
     assert task(kind=kind).run() == {"comment": "no", "action": "reject"}
@@ -292,7 +292,7 @@ def test_nobody_answers_and_the_default_action_is_sent(task: Any, server: DifySe
 
 
 @pytest.mark.parametrize(
-    ("app", "default", "told"),
+    ("app", "default", "reported"),
     [
         ("asks", None, "there is no default_action"),
         ("asks", "never", "default_action 'never' is none of the form's actions: 'Approve', 'Reject'"),
@@ -300,9 +300,9 @@ def test_nobody_answers_and_the_default_action_is_sent(task: Any, server: DifySe
     ],
 )
 def test_nobody_answers_and_the_task_fails(
-    task: Any, server: DifyServer, actions: Actions, app: str, default: str | None, told: str
+    task: Any, server: DifyServer, actions: Actions, app: str, default: str | None, reported: str
 ) -> None:
-    with pytest.raises(DifyHumanInputTimeoutError, match=told):
+    with pytest.raises(DifyHumanInputTimeoutError, match=reported):
         task(app, response_timeout=0.5, default_action=default).run()
     assert actions.closed == ["not answered in time"]
     assert answers(server) == []
@@ -445,17 +445,19 @@ def test_without_roots_no_path_is_uploaded(
 def test_notifiers_are_called_and_may_fail(
     task: Any, server: DifyServer, actions: Actions, log: Callable[[], str]
 ) -> None:
-    told = []
+    reported = []
 
     def notify(context: Any) -> None:
-        told.append(context["dify_question"])
+        reported.append(context["dify_question"])
 
     def broken(context: Any) -> None:
         raise RuntimeError("no mail server")
 
     actions.person = always("Approve")
     task(notifiers=[broken, notify]).run()
-    assert told == [{"subject": "Dify asks: human", "body": "Approve it? `comment`", "options": ["Approve", "Reject"]}]
+    assert reported == [
+        {"subject": "Dify asks: human", "body": "Approve it? `comment`", "options": ["Approve", "Reject"]}
+    ]
     assert "no mail server" in log()
 
 
@@ -465,7 +467,7 @@ def test_assigned_users_are_passed_on(task: Any, actions: Actions) -> None:
     assert actions.opened[0]["assigned_users"] == [{"id": "7", "name": "Ada"}]
 
 
-def test_no_token_is_kept_told_or_logged(
+def test_no_token_is_kept_reported_or_logged(
     task: Any, server: DifyServer, actions: Actions, log: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
@@ -533,7 +535,7 @@ def test_the_sensor_asks_too(monkeypatch: pytest.MonkeyPatch, server: DifyServer
 
 
 @pytest.mark.parametrize(
-    ("parameters", "told"),
+    ("parameters", "reported"),
     [
         ({"assigned_users": [{"id": "1", "name": "a"}]}, 'assigned_users needs on_pause="ask"'),
         ({"notifiers": [print]}, 'notifiers needs on_pause="ask"'),
@@ -545,8 +547,8 @@ def test_the_sensor_asks_too(monkeypatch: pytest.MonkeyPatch, server: DifyServer
         ({"on_pause": "ask", "default_action": 1, "response_timeout": 1}, "default_action must be the id"),
     ],
 )
-def test_a_wrong_parameter_is_refused(parameters: dict[str, Any], told: str) -> None:
-    with pytest.raises(DifyInvalidInputError, match=told):
+def test_a_wrong_parameter_is_refused(parameters: dict[str, Any], reported: str) -> None:
+    with pytest.raises(DifyInvalidInputError, match=reported):
         DifyRunWorkflowOperator(task_id="it", **parameters)
 
 

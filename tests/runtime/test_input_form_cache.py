@@ -133,7 +133,7 @@ def test_requests_tell_token_and_channels(face: Face, serve: Serve, connect: Con
     assert TOKEN not in repr(request)
 
 
-def test_a_form_without_a_token_is_told_with_where_it_is_answered(face: Face, serve: Serve, connect: Connect) -> None:
+def test_a_form_without_a_token_is_reported_with_its_place(face: Face, serve: Serve, connect: Connect) -> None:
     connect(serve(Dify({**REASON, "form_token": None, "approval_channels": ["email"]})).url)
     run = face("get_workflow_run", RUN)
     assert face("get_form_tokens", run) == []

@@ -30,7 +30,7 @@ class Contract:
         return requests.post(url, json=content, headers=self.headers, timeout=LIMIT)
 
     def look(self, run_id: str) -> requests.Response:
-        """Look at a run."""
+        """Poll at a run."""
         return requests.get(f"{self.base}/workflow-runs/{run_id}", headers=self.headers, timeout=LIMIT)
 
 
@@ -137,7 +137,7 @@ def test_crashes_of_the_graph_are_400(server: DifyServer) -> None:
         assert Contract(other, "broken").submit().json()["message"] == "no such node"
 
 
-def test_faults_strike_here_too(server: DifyServer) -> None:
+def test_faults_happen_here_too(server: DifyServer) -> None:
     """Accepted, and the answer lost; refused; stale."""
     contract = Contract(server)
     server.inject(Fault("submit", "accept_then_reset"))

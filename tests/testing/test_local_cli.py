@@ -29,7 +29,7 @@ def found(pattern: str, text: str, flags: int = 0) -> str:
 
 @contextmanager
 def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """Run the command and yield its process and what it said until it was ready."""
+    """Run the command and yield its process and what it lines until it was ready."""
     process = subprocess.Popen(
         [*COMMAND, *arguments],
         cwd=ROOT,
@@ -40,12 +40,12 @@ def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     )
     try:
         assert process.stdout
-        said = ""
+        lines = ""
         for line in process.stdout:
-            said += line
+            lines += line
             if line.startswith("Stop with"):
                 break
-        yield process, said
+        yield process, lines
     finally:
         process.kill()
         process.communicate(timeout=LIMIT)
@@ -54,16 +54,16 @@ def running(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serves_until_a_signal(number: signal.Signals) -> None:
     """It says URL, keys, connection and a first request, and ends with exit code 0, open streams or not."""
-    with running("--time-scale", "0.1") as (process, said):
-        connection = json.loads(found(r"^ *(\{\"conn_type.*)$", said, re.M))
+    with running("--time-scale", "0.1") as (process, lines):
+        connection = json.loads(found(r"^ *(\{\"conn_type.*)$", lines, re.M))
         assert connection.keys() == {"conn_type", "host", "password"}
         assert connection["conn_type"] == "dify"
-        assert connection["host"] in said.splitlines()[0]
-        assert re.search(rf"^  summarize +{connection['password']}  ", said, re.M)
+        assert connection["host"] in lines.splitlines()[0]
+        assert re.search(rf"^  summarize +{connection['password']}  ", lines, re.M)
         headers = {"Authorization": f"Bearer {connection['password']}"}
         info = requests.get(f"{connection['host']}/v1/info", headers=headers, timeout=LIMIT)
         assert info.json()["name"] == "summarize"
-        slow = {"Authorization": f"Bearer {found(r'slow +(app-[a-zA-Z0-9]+)', said)}"}
+        slow = {"Authorization": f"Bearer {found(r'slow +(app-[a-zA-Z0-9]+)', lines)}"}
         body = {"inputs": {"seconds": 600}, "user": "me", "response_mode": "streaming"}
         with requests.post(
             f"{connection['host']}/v1/workflows/run", json=body, headers=slow, stream=True, timeout=LIMIT
@@ -76,8 +76,8 @@ def test_serves_until_a_signal(number: signal.Signals) -> None:
 
 def test_the_curl_example_works() -> None:
     """Copied into a shell."""
-    with running("--emulate", "1.11.2", "--time-scale", "0.1") as (_, said):
-        command = said[said.index("  curl ") : said.index("Stop with")]
+    with running("--emulate", "1.11.2", "--time-scale", "0.1") as (_, lines):
+        command = lines[lines.index("  curl ") : lines.index("Stop with")]
         answer = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=LIMIT, check=True)
     assert json.loads(answer.stdout)["data"]["outputs"]["summary"] == "Airflow runs it."
 
@@ -86,10 +86,10 @@ def test_serves_the_other_contract_and_own_workflows(tmp_path: Path) -> None:
     """The connection says so."""
     flows = tmp_path / "flows.yaml"
     flows.write_text("workflows: [{name: mine, inputs: [{name: n, type: number}]}]", encoding="utf-8")
-    with running("--api-contract", "workflow-runs", "--workflows", str(flows)) as (_, said):
-        connection = json.loads(found(r"^ *(\{\"conn_type.*)$", said, re.M))
+    with running("--api-contract", "workflow-runs", "--workflows", str(flows)) as (_, lines):
+        connection = json.loads(found(r"^ *(\{\"conn_type.*)$", lines, re.M))
         assert connection["extra"] == {"api_contract": "workflow-runs"}
-        url = found(r"curl -s (\S+)", said)
+        url = found(r"curl -s (\S+)", lines)
         body = {"inputs": {"n": 1}, "user": "me"}
         headers = {"Authorization": f"Bearer {connection['password']}"}
         answer = requests.post(url, json=body, headers=headers, timeout=LIMIT)
@@ -119,8 +119,8 @@ def test_bad_options_are_one_line_and_exit_code_2(arguments: list[str], message:
 
 def test_a_taken_port_is_one_line_and_exit_code_2() -> None:
     """Another server listens there."""
-    with running() as (_, said):
-        port = found(r"http://127.0.0.1:(\d+)", said)
+    with running() as (_, lines):
+        port = found(r"http://127.0.0.1:(\d+)", lines)
         ended = subprocess.run(
             [*COMMAND, "--port", port], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT, check=False
         )

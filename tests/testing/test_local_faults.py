@@ -28,7 +28,7 @@ def statuses(server: DifyServer, user: str = "me") -> list[str]:
 
 
 class TestRefusals:
-    """Faults that strike before anything is accepted."""
+    """Faults that happen before anything is accepted."""
 
     def test_status_with_a_dify_error(self, server: DifyServer) -> None:
         """Code, message and headers as wanted."""
@@ -141,7 +141,7 @@ class TestLostAnswers:
 
 
 class TestStreamFaults:
-    """Faults that strike a stream."""
+    """Faults that happen a stream."""
 
     def test_cut_after_an_event(self, server: DifyServer) -> None:
         """The events so far arrive, then the connection breaks; the run goes on."""
@@ -241,7 +241,7 @@ class TestRowFaults:
             assert time.monotonic() - begin >= 0.2
 
     def test_stale_row(self, server: DifyServer) -> None:
-        """The end is told late."""
+        """The end is reported late."""
         server.inject(Fault("get_run", "stale_row", seconds=0.4))
         client = Client(server)
         run_id = client.run(text="x").json()["workflow_run_id"]
@@ -252,7 +252,7 @@ class TestRowFaults:
 
     @pytest.mark.parametrize(("emulate", "status"), [("1.11.2", 200), ("1.14.2", 404)])
     def test_unknown_row(self, emulate: str, status: int) -> None:
-        """The beginning is told late: all null, or 404."""
+        """The beginning is reported late: all null, or 404."""
         with DifyServer(emulate=emulate, time_scale=0.02) as server:
             server.inject(Fault("get_run", "unknown_row", seconds=0.4))
             client = Client(server)
@@ -321,7 +321,7 @@ class TestCounting:
             200,
         ]
 
-    def test_several_strike_in_order(self, server: DifyServer) -> None:
+    def test_several_happen_in_order(self, server: DifyServer) -> None:
         """One fault a request, oldest first."""
         for status in (500, 503):
             server.inject(Fault("info", "status", status=status))
@@ -353,7 +353,7 @@ class TestCounting:
         ({"on": "submit", "kind": "hang", "times": 0}, "times must be 1 or more"),
     ],
 )
-def test_a_fault_that_could_never_strike_is_refused(arguments: dict[str, Any], message: str) -> None:
+def test_a_fault_that_could_never_happen_is_refused(arguments: dict[str, Any], message: str) -> None:
     """At once, with what is possible."""
     with pytest.raises(ValueError, match=message):
         Fault(**arguments)

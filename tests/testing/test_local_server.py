@@ -133,7 +133,7 @@ class TestBuiltinWorkflows:
 
 
 class TestBooks:
-    """The ledger of runs and requests."""
+    """The record of runs and requests."""
 
     def test_tells_runs_of_a_user(self, server: DifyServer) -> None:
         """One run per submission; a second submission is a second run."""

@@ -62,7 +62,7 @@ def test_a_cancel_keeps_its_message_while_the_connection_is_read(
         time.sleep(0.5)
         return read(conn_id, **which)
 
-    async def told() -> tuple[Any, ...]:
+    async def reported() -> tuple[Any, ...]:
         # Within the task, as Airflow does: Python 3.10 keeps the message from who awaits it.
         try:
             await fire(trigger)
@@ -71,7 +71,7 @@ def test_a_cancel_keeps_its_message_while_the_connection_is_read(
         raise AssertionError("not cancelled")
 
     async def cancelled() -> tuple[Any, ...]:
-        task = asyncio.ensure_future(told())
+        task = asyncio.ensure_future(reported())
         await asyncio.to_thread(reading.wait, 30)
         task.cancel(BY_A_PERSON)
         return await task
@@ -90,9 +90,9 @@ async def no(_: object) -> bool:
     return False
 
 
-def cancel_again_and_again(deed: Callable[[], Any]) -> None:
+def cancel_again_and_again(operation: Callable[[], Any]) -> None:
     async def cancelling() -> None:
-        task = asyncio.ensure_future(deed())
+        task = asyncio.ensure_future(operation())
         while not task.done():
             await asyncio.sleep(0.1)
             task.cancel(BY_A_PERSON)

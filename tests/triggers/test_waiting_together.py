@@ -47,7 +47,7 @@ def start_many(dify: Dify, count: int, least: float = 20.0, most: float = 120.0)
     return runs
 
 
-def test_a_thousand_cost_a_twentieth_and_are_told_sooner(dify: Dify) -> None:
+def test_a_thousand_cost_a_twentieth_and_are_reported_sooner(dify: Dify) -> None:
     runs = start_many(dify, 1000)
     events = dify.wait_for_all([dify.trigger(run) for run in runs])
     assert ended(events) == {"succeeded"}
@@ -115,7 +115,7 @@ def test_the_pages_begin_with_the_oldest_run(dify: Dify) -> None:
         assert -3600 - 60 <= after <= -3600
 
 
-def test_a_run_whose_age_was_not_known_joins_the_pages_after_its_first_look(dify: Dify) -> None:
+def test_a_run_of_unknown_age_joins_the_pages_after_its_first_poll(dify: Dify) -> None:
     """The sensor's, and those of a server whose clock goes wrong."""
     runs = dify.start(20, created=-5000.0, ends=5 * MINUTE)
     dify.wait_for_all([dify.trigger(run, 1000, since=None) for run in runs])
@@ -148,7 +148,7 @@ def test_an_app_that_is_crowded_with_foreign_runs_falls_back(dify: Dify) -> None
     assert len(dify.polls()) >= 4 * 40
 
 
-def test_foreign_runs_between_ours_do_no_harm(dify: Dify) -> None:
+def test_foreign_runs_between_ours_change_nothing(dify: Dify) -> None:
     runs = start_many(dify, 200)
     dify.start(600)
     events = dify.wait_for_all([dify.trigger(run) for run in runs])
@@ -198,13 +198,13 @@ def test_pages_that_are_frozen_are_found_out(dify: Dify) -> None:
     assert max(at for at, _ in events) < 4 * MINUTE
 
 
-def test_paused_runs_are_told_once_and_then_cost_pages_only(dify: Dify) -> None:
+def test_paused_runs_are_reported_once_and_then_cost_pages_only(dify: Dify) -> None:
     runs = dify.start(10, ends=10 * MINUTE, until_then="paused")
     assert ended(dify.wait_for_all([dify.trigger(run, 1000) for run in runs])) == {"succeeded"}
     assert len(dify.polls()) <= 10 + 10 + 10 * MINUTE / 5 + 5
 
 
-def test_the_last_look_is_always_taken(dify: Dify) -> None:
+def test_the_last_poll_is_always_taken(dify: Dify) -> None:
     runs = dify.start(10, ends=59.8)
     dify.lie = lambda now, rows: [dify.row(run, "running") for run in runs]
     events = dify.wait_for_all([dify.trigger(run, 60) for run in runs])
@@ -250,7 +250,7 @@ def test_all_leave_at_any_moment_and_nothing_is_left(dify: Dify) -> None:
     dify.run(leaving())
 
 
-def test_two_triggers_of_one_run_are_both_told(dify: Dify) -> None:
+def test_two_triggers_of_one_run_are_both_reported(dify: Dify) -> None:
     runs = dify.start(3, ends=20.0)
     assert ended(dify.wait_for_all([dify.trigger(run) for run in runs + runs])) == {"succeeded"}
 
@@ -286,7 +286,7 @@ def test_logs_that_are_refused_cost_a_page_now_and_then(dify: Dify, status: int)
     assert len(dify.pages()) <= 16
 
 
-def test_when_the_pages_stop_each_looks_by_itself_again(dify: Dify) -> None:
+def test_when_the_pages_stop_each_polls_by_itself_again(dify: Dify) -> None:
     runs = start_many(dify, 50, least=40.0)
 
     def fault(now: float, key: str, call: Call) -> Answer | None:
@@ -308,7 +308,7 @@ def test_a_run_that_the_pages_lose_is_looked_at_by_itself_again(dify: Dify) -> N
     assert events[7][0] <= 50 + 7
 
 
-def test_the_last_that_waits_looks_by_itself_again(dify: Dify) -> None:
+def test_the_last_that_waits_polls_by_itself_again(dify: Dify) -> None:
     runs = dify.start(2, ends=20.0)
     runs[1].ends = 60.0
     events = dify.wait_for_all([dify.trigger(run) for run in runs])
@@ -387,7 +387,7 @@ def test_two_connections_never_share(dify: Dify) -> None:
 
 
 def test_rows_of_the_app_before_are_forgotten_with_its_key(dify: Dify) -> None:
-    """The new key's app does not know these runs, whatever the old one's pages said a moment ago."""
+    """The new key's app does not know these runs, whatever the old one's pages lines a moment ago."""
     runs = dify.start(10, ends=10 * MINUTE)
 
     def fault(now: float, key: str, call: Call) -> Answer | None:
@@ -440,13 +440,13 @@ def test_slow_pages_come_less_often(dify: Dify) -> None:
 
 def test_lines_of_the_log_fall_together(dify: Dify) -> None:
     """Airflow's triggerer asks the database when a trigger has logged something, once for all that falls together."""
-    told: list[tuple[float, str]] = []
+    reported: list[tuple[float, str]] = []
     runs = start_many(dify, 100, 10 * MINUTE, 10 * MINUTE)
     triggers = [dify.trigger(run, 20 * MINUTE) for run in runs]
     for trigger in triggers:
-        trigger._log = SimpleNamespace(info=lambda line: told.append((dify.loop.now, line)))
+        trigger._log = SimpleNamespace(info=lambda line: reported.append((dify.loop.now, line)))
     dify.wait_for_all(triggers)
-    still = [(at, line) for at, line in told if "is still running" in line]
+    still = [(at, line) for at, line in reported if "is still running" in line]
     for run in runs:
         lines = [at for at, line in still if run.id in line]
         assert 7 <= len(lines) <= 9
@@ -490,7 +490,7 @@ LIES = ("honest", "stale", "missing", "reordered", "duplicates", "foreign", "wro
 
 
 @st.composite
-def lives(draw: st.DrawFn) -> dict[str, Any]:
+def generations(draw: st.DrawFn) -> dict[str, Any]:
     count = draw(st.integers(2, 7))
     return {
         "ends": draw(st.lists(st.floats(0, 80), min_size=count, max_size=count)),
@@ -502,7 +502,7 @@ def lives(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@given(lives())
+@given(generations())
 def test_a_page_that_lies_ends_no_run_wrongly_and_hangs_none(generation: dict[str, Any]) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         dify = Dify(monkeypatch)

@@ -26,7 +26,7 @@ SENSORS: dict[str, dict[str, Any]] = {"sensor": {}, "sensor_deadline_passed": {"
 
 
 @contextmanager
-def errors_told(dag_id: str) -> Iterator[None]:
+def errors_reported(dag_id: str) -> Iterator[None]:
     """Write the class of a task's error where the test finds it; a callback's context has it on some versions alone."""
     try:
         yield
@@ -41,11 +41,11 @@ class TellingOperator(DifyRunWorkflowOperator):
     """An operator that tells how it failed."""
 
     def execute(self, context: Any) -> Any:
-        with errors_told(self.dag_id):
+        with errors_reported(self.dag_id):
             return super().execute(context)
 
     def resume_execution(self, *arguments: Any, **named: Any) -> Any:
-        with errors_told(self.dag_id):
+        with errors_reported(self.dag_id):
             return super().resume_execution(*arguments, **named)
 
 
@@ -53,11 +53,11 @@ class TellingSensor(DifyWorkflowRunSensor):
     """A sensor that tells how it failed."""
 
     def execute(self, context: Any) -> Any:
-        with errors_told(self.dag_id):
+        with errors_reported(self.dag_id):
             return super().execute(context)
 
     def resume_execution(self, *arguments: Any, **named: Any) -> Any:
-        with errors_told(self.dag_id):
+        with errors_reported(self.dag_id):
             return super().resume_execution(*arguments, **named)
 
 
