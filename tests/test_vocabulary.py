@@ -100,3 +100,11 @@ def test_a_module_uses_the_words_of_the_project(module: Path) -> None:
     assert offences(module) == []
     named = {name for name in names_of(module) - KEPT if NAMES.search(name)}
     assert named == set(), "rename them"
+
+
+@pytest.mark.parametrize("module", sorted((ROOT / "tests").rglob("*.py")), ids=lambda path: path.name)
+def test_a_test_module_uses_the_words_of_the_project(module: Path) -> None:
+    names = names_of(module)
+    named = {name for name in names - KEPT if NAMES.search(name)} if module != Path(__file__) else set()
+    assert named == set(), "rename them"
+    assert [name for name in names if name.startswith("test_") and len(name) > 70] == [], "shorten them"

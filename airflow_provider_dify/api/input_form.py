@@ -260,10 +260,10 @@ def _texts(value: Any) -> tuple[str, ...]:
 
 def _limits(payload: Any) -> dict[str, int]:
     """Return the upload limits in bytes; a server tells them in MiB."""
-    limits = payload if isinstance(payload, Mapping) else {}
+    given = payload if isinstance(payload, Mapping) else {}
     limits = dict(STOCK_LIMITS)
     for kind, name in _LIMIT_NAMES.items():
-        mebibytes = int_or_none(limits.get(name))
+        mebibytes = int_or_none(given.get(name))
         if mebibytes is not None and mebibytes > 0:
             limits[kind] = mebibytes * _MEBIBYTE
     return limits

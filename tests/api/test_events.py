@@ -120,7 +120,7 @@ def test_any_bytes_give_events_or_one_kind_of_error(stream: bytes, cuts: list[in
 
 
 @given(json_values)
-def test_any_json_in_a_data_line_gives_an_event_or_an_error_of_this_provider(value: Any) -> None:
+def test_any_json_in_a_data_line_gives_an_event_or_an_own_error(value: Any) -> None:
     try:
         event = parse_event(json.dumps(value))
     except DifyResponseError:

@@ -101,7 +101,7 @@ def test_a_stream_is_cleaned_wherever_it_is_cut(forms: list[str], data: st.DataO
     assert not any(part in clean.decode().lower() for part in PARTS)
 
 
-def test_a_line_comes_as_soon_as_it_is_whole_and_an_endless_one_is_not_kept() -> None:
+def test_a_whole_line_comes_at_once_and_an_endless_one_is_not_kept() -> None:
     stream = StreamRedaction(REDACTOR)
     assert stream.feed(b"data: 1\n\ndata:") == b"data: 1\n\n"
     assert stream.feed(b" 2\r\n") == b"data: 2\r\n"

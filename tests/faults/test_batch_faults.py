@@ -99,7 +99,7 @@ def test_a_run_is_found_whose_answer_was_waited_for_while_many_others_ran(
 
 @modes
 @pytest.mark.parametrize("kind", ["status", "reset_before"])
-def test_a_row_of_which_nobody_can_say_whether_it_arrived_is_not_sent_again(
+def test_a_row_of_unknown_outcome_is_not_sent_again(
     server: DifyServer, batch: Callable[..., BatchTask], kind: str, deferrable: bool
 ) -> None:
     server.inject(Fault("submit", kind, status=502 if kind == "status" else None, times=5))

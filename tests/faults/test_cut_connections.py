@@ -102,7 +102,7 @@ def test_a_blocking_call_that_is_cut_is_found_again(behind: Behind, kind: str, d
 
 @modes
 @stores
-def test_a_blocking_call_that_falls_silent_gives_its_outputs_at_the_deadline(
+def test_a_silent_blocking_call_gives_its_outputs_at_the_deadline(
     behind: Behind, deferrable: bool, store: bool
 ) -> None:
     """Silence is what a blocking call looks like until its run has ended: nothing else is to be seen before."""

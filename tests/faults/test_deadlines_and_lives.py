@@ -123,7 +123,7 @@ def test_a_retry_after_a_stopped_run_starts_a_new_one(
 
 @modes
 @stores
-def test_a_run_that_is_stopped_in_dify_fails_the_task_and_the_retry_starts_a_new_one(
+def test_a_run_stopped_in_dify_fails_and_the_retry_starts_a_new_one(
     server: DifyServer, monkeypatch: pytest.MonkeyPatch, deferrable: bool, store: bool
 ) -> None:
     connect(monkeypatch, server, "long")

@@ -44,7 +44,7 @@ def statuses(server: DifyServer) -> list[str]:
 # --- A kill lets the process go on for a few seconds on Airflow 3
 
 
-def test_a_task_that_is_killed_while_it_waits_its_turn_submits_nothing_more(
+def test_a_task_killed_while_it_waits_its_turn_submits_nothing_more(
     server: DifyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.inject(RATE_LIMIT)
@@ -59,7 +59,7 @@ def test_a_task_that_is_killed_while_it_waits_its_turn_submits_nothing_more(
 
 
 @stores
-def test_a_task_that_is_killed_as_its_submission_leaves_stops_what_it_started(
+def test_a_task_killed_as_its_submission_leaves_stops_its_run(
     server: DifyServer, monkeypatch: pytest.MonkeyPatch, store: bool
 ) -> None:
     connect(monkeypatch, server, "long")
@@ -197,7 +197,7 @@ def test_a_process_whose_notes_are_out_of_reach_does_not_stop_its_run(server: Di
     assert stops(server) == []
 
 
-def test_a_store_that_hangs_does_not_keep_a_killed_task_from_stopping_its_run(
+def test_a_store_that_hangs_lets_a_killed_task_stop_its_run(
     server: DifyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process may have been killed in the middle of a call to Airflow, whose lock it then holds."""
@@ -238,7 +238,7 @@ def test_a_search_that_two_tries_resume_submits_once(
 
 @modes
 @stores
-def test_a_try_that_dies_with_its_outputs_in_hand_has_them_taken_by_the_retry(
+def test_the_outputs_of_a_try_that_dies_are_taken_by_the_retry(
     server: DifyServer, deferrable: bool, store: bool
 ) -> None:
     """An XCom backend that cannot keep the outputs, or a kill in the last moment."""
@@ -253,7 +253,7 @@ def test_a_try_that_dies_with_its_outputs_in_hand_has_them_taken_by_the_retry(
 
 @modes
 @stores
-def test_a_try_that_dies_with_its_run_s_id_in_hand_has_it_taken_by_the_retry(
+def test_the_run_id_of_a_try_that_dies_is_taken_by_the_retry(
     server: DifyServer, monkeypatch: pytest.MonkeyPatch, deferrable: bool, store: bool
 ) -> None:
     connect(monkeypatch, server, "long")
@@ -303,7 +303,7 @@ def test_a_clear_stops_an_unnamed_run_of_the_former_generation(
 
 @modes
 @stores
-def test_a_run_of_a_deleted_dag_run_of_the_same_name_is_not_taken_for_this_one(
+def test_a_run_of_a_deleted_dag_run_of_the_same_name_is_not_taken(
     server: DifyServer, deferrable: bool, store: bool
 ) -> None:
     """Somebody deletes a DAG run and triggers it again: its markers are the same, and the store is empty."""

@@ -197,7 +197,7 @@ def shutting_down(server: DifyServer, times: int) -> Iterator[None]:
 
 @modes
 @stores
-def test_a_run_that_a_shutdown_has_stopped_is_submitted_again_within_the_try(
+def test_a_run_stopped_by_a_shutdown_is_submitted_again_in_the_try(
     newest: DifyServer, deferrable: bool, store: bool
 ) -> None:
     task = Task(store=store, deferrable=deferrable, inputs=INPUTS)
@@ -222,7 +222,7 @@ def test_a_refusal_after_a_shutdown_names_the_run_whose_marker_it_shares(newest:
 
 @modes
 @stores
-def test_a_queued_run_after_a_shutdown_is_waited_for_and_not_taken_for_the_stopped_one(
+def test_a_queued_run_after_a_shutdown_is_not_taken_for_the_stopped_one(
     newest: DifyServer, deferrable: bool, store: bool
 ) -> None:
     task = Task(store=store, deferrable=deferrable, inputs=INPUTS)
@@ -233,9 +233,7 @@ def test_a_queued_run_after_a_shutdown_is_waited_for_and_not_taken_for_the_stopp
 
 
 @modes
-def test_a_server_that_shuts_down_again_and_again_fails_the_task_after_five_times(
-    newest: DifyServer, deferrable: bool
-) -> None:
+def test_the_sixth_shutdown_fails_the_task(newest: DifyServer, deferrable: bool) -> None:
     newest.shut_down_workers()
     with pytest.raises(DifyRunStoppedError, match="the worker is shutting down"):
         Task(store=True, deferrable=deferrable, inputs=INPUTS).run()
@@ -244,7 +242,7 @@ def test_a_server_that_shuts_down_again_and_again_fails_the_task_after_five_time
 
 @modes
 @stores
-def test_a_worker_that_dies_while_it_waits_to_submit_again_leaves_no_second_run(
+def test_killed_while_it_waits_to_submit_again_is_no_second_run(
     newest: DifyServer, deferrable: bool, store: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("airflow_provider_dify.rules.earlier_tries.QUEUE_PATIENCE_SECONDS", 0.3)

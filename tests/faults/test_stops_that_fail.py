@@ -107,9 +107,7 @@ def test_a_stop_that_works_lets_the_retry_start_anew(server: DifyServer, deferra
 
 
 @modes
-def test_without_cancel_on_timeout_nothing_is_stopped_and_the_retry_takes_it_up(
-    server: DifyServer, deferrable: bool
-) -> None:
+def test_without_cancel_on_timeout_the_retry_reattaches(server: DifyServer, deferrable: bool) -> None:
     late = Task(store=True, deferrable=deferrable, inputs=INPUTS, timeout=0.5, cancel_on_timeout=False)
     with pytest.raises(DifyRunTimeoutError, match="a retry of the task reattaches to it"):
         late.run()
@@ -257,7 +255,7 @@ def is_looked_at(server: DifyServer) -> Callable[[], Any]:
 
 @faults
 @stores
-def test_a_trigger_whose_task_was_ended_ends_in_time_whatever_the_stop_comes_to(
+def test_a_trigger_of_an_ended_task_ends_in_time_whatever_the_stop_does(
     server: DifyServer, fault: Fault, store: bool
 ) -> None:
     server.inject(fault)
@@ -297,7 +295,7 @@ def test_a_search_whose_task_was_ended_stops_what_it_finds(server: DifyServer, m
 
 
 @pytest.mark.parametrize("kind", ["hang", "reset_before"])
-def test_a_search_whose_task_was_ended_ends_in_time_although_dify_does_not_answer(
+def test_a_search_of_an_ended_task_ends_although_dify_is_silent(
     server: DifyServer, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     connect(monkeypatch, server, "long", read_timeout=30)

@@ -189,7 +189,7 @@ def test_a_worker_killed_before_the_submission_leaves_has_started_nothing(
 
 
 @modes
-def test_a_worker_killed_as_the_submission_leaves_never_has_a_second_run_started(
+def test_killed_as_the_submission_leaves_is_never_a_second_run(
     server: DifyServer, task: Callable[..., Task], deferrable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The note says that there may be a run: the retry looks for it to its deadline, and starts none."""
@@ -324,7 +324,7 @@ def test_without_durable_a_retry_starts_a_second_run(
 
 
 @modes
-def test_with_an_explicit_user_an_unknown_submission_is_an_error_and_is_not_repeated(
+def test_explicit_user_an_unknown_submission_is_not_repeated(
     server: DifyServer, task: Callable[..., Task], deferrable: bool
 ) -> None:
     server.inject(Fault("submit", "accept_then_reset"))
@@ -344,7 +344,7 @@ def test_the_deadline_stops_the_run(server: DifyServer, task: Callable[..., Task
 
 
 @modes
-def test_a_run_found_by_its_marker_is_stopped_where_events_tell_its_task_id(
+def test_a_run_found_by_its_marker_is_stopped_by_its_events_task_id(
     task: Callable[..., Task], deferrable: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = Workflow("steps", inputs=[Input("text")], steps=[Step(f"step {n}", seconds=0.5) for n in range(40)])

@@ -142,7 +142,7 @@ def test_a_rate_limit_that_the_task_waits_out(
 
 
 @modes
-def test_a_rate_limit_that_outlasts_the_deadline_leaves_no_run_and_is_named(
+def test_a_rate_limit_beyond_the_deadline_leaves_no_run_and_is_named(
     server: DifyServer, monkeypatch: pytest.MonkeyPatch, deferrable: bool
 ) -> None:
     connect(monkeypatch, server, "echo")

@@ -65,7 +65,7 @@ unfindable = pytest.mark.parametrize("situation", ["explicit user", "workflow-ru
 @unfindable
 @modes
 @stores
-def test_unfindable_lost_answer_fails_at_once_and_the_retry_starts_a_second_run(
+def test_unfindable_a_lost_answer_fails_and_the_retry_is_a_second_run(
     start: Start, situation: str, deferrable: bool, store: bool
 ) -> None:
     server, lost = start(situation, store=store, deferrable=deferrable)
@@ -81,7 +81,7 @@ def test_unfindable_lost_answer_fails_at_once_and_the_retry_starts_a_second_run(
 @unfindable
 @modes
 @stores
-def test_unfindable_worker_killed_before_the_run_id_has_a_second_run_started(
+def test_unfindable_killed_before_the_run_id_is_a_second_run(
     start: Start, situation: str, deferrable: bool, store: bool
 ) -> None:
     server, killed = start(situation, store=store, deferrable=deferrable)
@@ -107,9 +107,7 @@ def test_an_unfindable_run_is_reattached_only_with_the_store(
 
 @modes
 @stores
-def test_explicit_user_deadline_stops_the_run_and_the_retry_starts_a_new_one(
-    start: Start, deferrable: bool, store: bool
-) -> None:
+def test_explicit_user_the_deadline_stops_the_run_for_a_new_one(start: Start, deferrable: bool, store: bool) -> None:
     server, late = start("explicit user", "long", store=store, deferrable=deferrable, timeout=2.0)
     with pytest.raises(DifyRunTimeoutError, match=r"A retry of the task starts a new run\.$"):
         late.run()
@@ -121,9 +119,7 @@ def test_explicit_user_deadline_stops_the_run_and_the_retry_starts_a_new_one(
 
 @modes
 @stores
-def test_workflow_runs_deadline_leaves_the_run_running_and_the_retry_takes_it_up_only_with_the_store(
-    start: Start, deferrable: bool, store: bool
-) -> None:
+def test_workflow_runs_the_retry_reattaches_only_with_the_store(start: Start, deferrable: bool, store: bool) -> None:
     """The contract has no stop."""
     server, late = start("workflow-runs", "long", store=store, deferrable=deferrable, timeout=2.0)
     expected = "reattaches to it" if store else "starts a second run beside it"
@@ -162,7 +158,7 @@ def test_durable_false_lost_answer_is_found_again_in_the_same_try(start: Start, 
 
 @modes
 @stores
-def test_durable_false_lost_answer_that_is_not_found_fails_at_the_deadline_and_the_retry_starts_a_second_run(
+def test_durable_false_a_lost_answer_fails_and_the_retry_is_a_second_run(
     start: Start, deferrable: bool, store: bool
 ) -> None:
     server, lost = start("durable=False", store=store, deferrable=deferrable, timeout=1)
@@ -193,7 +189,7 @@ def test_durable_false_killed_worker_has_a_second_run_started(
 
 @modes
 @stores
-def test_1_9_1_streaming_lost_answer_fails_at_once_and_the_retry_submits_only_without_the_store(
+def test_1_9_1_a_lost_answer_fails_and_only_storeless_retries_submit(
     start: Start, deferrable: bool, store: bool
 ) -> None:
     server, lost = start("1.9.1", store=store, deferrable=deferrable)
@@ -225,9 +221,7 @@ def test_1_9_1_blocking_lost_answer_is_found_when_the_run_has_ended(
 
 @modes
 @stores
-def test_1_9_1_streaming_worker_killed_before_the_run_id_is_looked_for_once(
-    start: Start, deferrable: bool, store: bool
-) -> None:
+def test_1_9_1_killed_before_the_run_id_is_searched_for_once(start: Start, deferrable: bool, store: bool) -> None:
     server, killed = start("1.9.1", store=store, deferrable=deferrable)
     with death("between POST and id"):
         killed.run()
@@ -241,9 +235,7 @@ def test_1_9_1_streaming_worker_killed_before_the_run_id_is_looked_for_once(
 
 
 @modes
-def test_1_9_1_streaming_worker_killed_after_the_run_id_waits_in_vain_with_the_store(
-    start: Start, deferrable: bool
-) -> None:
+def test_1_9_1_killed_after_the_run_id_waits_in_vain_with_the_store(start: Start, deferrable: bool) -> None:
     """The run is known, and shown as running for ever: the retry takes it up, and the one after it starts anew."""
     server, killed = start("1.9.1", store=True, deferrable=deferrable)
     die_while_reading(killed)
@@ -257,9 +249,7 @@ def test_1_9_1_streaming_worker_killed_after_the_run_id_waits_in_vain_with_the_s
 
 
 @modes
-def test_1_9_1_streaming_worker_killed_after_the_run_id_has_a_second_run_started_without_the_store(
-    start: Start, deferrable: bool
-) -> None:
+def test_1_9_1_killed_after_the_run_id_is_a_second_run_without_the_store(start: Start, deferrable: bool) -> None:
     server, killed = start("1.9.1", store=False, deferrable=deferrable)
     die_while_reading(killed)
     assert killed.retry() == INPUTS

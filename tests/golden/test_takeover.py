@@ -235,7 +235,7 @@ def test_a_retry_submits_nothing_while_a_stored_intent_may_have_a_run(
 
 
 @modes
-def test_a_clear_stops_the_run_of_a_stored_record_but_not_one_that_is_accounted_for(
+def test_a_clear_stops_a_recorded_run_unless_it_is_settled(
     server: DifyServer, monkeypatch: pytest.MonkeyPatch, deferrable: bool
 ) -> None:
     for settled in (False, True):

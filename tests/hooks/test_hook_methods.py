@@ -335,7 +335,7 @@ def test_the_connection_test_tells_a_wrong_key(dify: Start, connect: Connect, ex
     assert KEY not in text
 
 
-def test_the_connection_test_tells_a_wrong_path_and_a_server_that_is_not_there(
+def test_the_connection_test_names_a_wrong_path_and_an_absent_server(
     dify: Start, connect: Connect, naps: list[float]
 ) -> None:
     server = dify()

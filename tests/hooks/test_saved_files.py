@@ -167,7 +167,7 @@ def test_a_full_disk_leaves_nothing(url: str, tmp_path: Path) -> None:
     assert everything_in(tmp_path) == set()
 
 
-def test_a_disk_that_is_full_when_the_last_bytes_are_written_leaves_nothing(tmp_path: Path) -> None:
+def test_a_disk_that_is_full_at_the_last_bytes_leaves_nothing(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
     try:

@@ -50,7 +50,7 @@ def rows(context: dict[str, Any]) -> list[Any]:
         return [json.loads(extra)["value"] for (extra,) in found]
 
 
-def test_a_task_notes_its_submission_then_its_run_then_that_it_is_accounted_for(context: dict[str, Any]) -> None:
+def test_a_task_records_its_submission_its_run_and_that_it_is_settled(context: dict[str, Any]) -> None:
     reported = [(note["workflow_run_id"] is not None, note["settled"]) for note in rows(context)]
     assert reported == [(False, False), (True, False), (True, True)]
     assert store_of(context).get(STORE_KEY) == rows(context)[-1]

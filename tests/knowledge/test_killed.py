@@ -103,7 +103,7 @@ def test_a_rate_limit_and_an_outage_are_waited_for(server: DifyServer, folder: P
     agrees(server, folder)
 
 
-def test_an_outage_that_outlasts_the_deadline_fails_and_the_next_try_goes_on(server: DifyServer, folder: Path) -> None:
+def test_an_outage_beyond_the_deadline_fails_and_the_next_try_goes_on(server: DifyServer, folder: Path) -> None:
     sync = Sync(server, str(folder), timeout=4)
     server.inject(Fault(on="document_upload", kind="status", status=503, times=None, after=10))
     with pytest.raises(DifyServerError, match="503"):

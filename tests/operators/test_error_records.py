@@ -191,7 +191,7 @@ def test_a_server_that_is_away_is_named_without_a_dump(
     assert SECRET not in printed
 
 
-def test_an_error_is_recorded_once_and_a_text_with_a_percent_sign_stays_as_it_is(
+def test_an_error_is_recorded_once_and_percent_signs_stay(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     from airflow_provider_dify.runtime.error_report import reports_errors
@@ -219,7 +219,7 @@ def test_an_error_is_recorded_once_and_a_text_with_a_percent_sign_stays_as_it_is
     ]
 
 
-def test_every_method_by_which_airflow_starts_or_resumes_a_task_reports_its_errors() -> None:
+def test_every_method_that_airflow_calls_reports_its_errors() -> None:
     paths = [f"{folder}.{name}" for folder in ("operators", "sensors") for name in ("workflow", "knowledge")]
     missing, seen = [], 0
     for path in [*paths, "operators.batch", "decorators.workflow", "decorators.batch"]:

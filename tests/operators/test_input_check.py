@@ -88,7 +88,7 @@ def test_a_form_is_asked_for_again_after_a_while(monkeypatch: pytest.MonkeyPatch
     assert forms_asked(server) == 2
 
 
-def test_an_app_that_was_published_anew_is_noticed_before_inputs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_app_published_again_is_noticed_before_inputs_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with DifyServer([Workflow("app", inputs=FORM)], time_scale=0.01) as server:
         task(monkeypatch, server).run()
     with DifyServer([Workflow("app", inputs=[Input("title")])], time_scale=0.01, port=server.port) as server:

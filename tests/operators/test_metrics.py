@@ -100,7 +100,7 @@ def test_a_run_that_succeeds(monkeypatch: pytest.MonkeyPatch, server: DifyServer
 
 
 @modes
-def test_each_request_that_asks_for_the_state_of_runs_is_counted_where_it_is_sent(
+def test_each_poll_is_counted_where_it_is_sent(
     monkeypatch: pytest.MonkeyPatch, server: DifyServer, sent: Sent, deferrable: bool
 ) -> None:
     connect(monkeypatch, server, "slow")

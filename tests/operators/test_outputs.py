@@ -574,7 +574,7 @@ def test_without_durable_the_message_names_the_way_out(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("name", ["output_files_to", "outputs_to"])
-def test_a_store_that_airflow_does_not_know_is_noticed_before_there_is_a_run(
+def test_an_unknown_store_is_noticed_before_there_is_a_run(
     monkeypatch: pytest.MonkeyPatch, server: DifyServer, name: str
 ) -> None:
     failing(

@@ -75,7 +75,7 @@ def test_a_run_that_a_shutdown_has_stopped_takes_no_retry() -> None:
     assert settled.status is RowStatus.FAILED
 
 
-def test_a_submission_that_is_not_found_is_sent_again_once_and_only_where_asked() -> None:
+def test_a_lost_submission_is_sent_again_once_and_only_where_asked() -> None:
     known: dict[str, Any] = {"user": "u"}
     failed = after_search("lost", on_orphaned_intent="fail", resubmitted=False, **known)
     assert isinstance(failed, Settle)

@@ -17,7 +17,7 @@ from airflow_provider_dify.rules.batch_pacing import (
 )
 
 
-def test_a_refusal_lowers_the_number_of_active_runs_to_what_there_was_room_for() -> None:
+def test_a_refusal_lowers_the_number_of_active_runs() -> None:
     throttle = Throttle(8)
     throttle.limited(3, 100.0, None, 0.5)
     assert throttle.free(3, 100.0) == 0
@@ -79,7 +79,7 @@ def test_a_marker_is_taken_where_it_is_seen_and_no_page_is_read_for_it() -> None
     assert not PageWalk(set(), {"user-3"}, back_to=0).take([logged(9, 90)], has_more=True)
 
 
-def test_a_marker_is_looked_up_less_and_less_often_and_once_when_time_is_up() -> None:
+def test_a_marker_is_searched_for_ever_less_often_and_once_at_the_end() -> None:
     assert [next_search_at(asked, 100.0, 500.0) - 100.0 for asked in range(5)] == [1.0, 2.0, 4.0, 5.0, 5.0]
     assert next_search_at(9, 498.0, 500.0) == 500.0
     assert next_search_at(9, 501.0, 500.0) == 501.0
@@ -104,7 +104,7 @@ def test_polls_follow_the_length_of_the_runs() -> None:
     assert pace.interval(100.5, 0.5) == 5.0
 
 
-def test_a_run_that_takes_longer_than_the_others_is_asked_for_less_and_less_often() -> None:
+def test_a_run_that_takes_longer_is_polled_ever_less_often() -> None:
     pace = Pace(5.0)
     pace.ended(0.5, 100.0)
     assert [pace.interval(100.0 + seconds, 0.5) for seconds in (1, 20, 60, 1000)] == [0.05, 1.0, 3.0, 5.0]
@@ -132,7 +132,7 @@ def test_the_log_has_a_line_a_minute() -> None:
     assert progress.line(100.0, done=700, failed=3, active=8, rows=None) is None
 
 
-def test_a_shutdown_pauses_all_submissions_longer_each_time_until_a_run_ends_by_itself() -> None:
+def test_shutdowns_pause_submissions_ever_longer_until_a_run_ends() -> None:
     throttle = Throttle(8)
     assert throttle.shut_down(100.0, 0.5) == 5.0
     assert throttle.free(0, 104.9) == 0

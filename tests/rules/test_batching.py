@@ -42,7 +42,7 @@ def ids(count: int, first: int = 0) -> list[str]:
     return [f"run-{number}" for number in range(first, first + count)]
 
 
-def test_rows_newer_than_all_runs_are_not_asked_for_once_their_moments_are_known() -> None:
+def test_rows_newer_than_all_runs_are_not_asked_for() -> None:
     """A triggerer with the older half of the runs would else find two pages without any, and poll each by itself."""
     registry = registry_of("a", "b")
     assert registry.begin(10.0).created_before is None
@@ -312,7 +312,7 @@ steps = st.lists(
 
 
 @given(steps)
-def test_any_history_answers_with_what_a_fresh_row_showed_and_nothing_has_ended(history: list[Any]) -> None:
+def test_any_history_answers_with_what_a_fresh_row_showed(history: list[Any]) -> None:
     registry, now, joined = PollRegistry(), 0.0, dict.fromkeys(ids(6), 0)
     reported: dict[str, tuple[RunStatus, float]] = {}
     for step, number, status, seconds in history:

@@ -48,9 +48,7 @@ def test_a_task_leaves_its_worker_unless_its_deadline_is_near(
 @pytest.mark.parametrize(
     ("not_before", "seconds"), [(None, 0.0), (90.0, 0.0), (100.0, 0.0), (104.0, 4.0), (5000.0, MIN_DEFERRED_SECONDS)]
 )
-def test_a_trigger_holds_its_event_and_never_for_longer_than_it_was_meant_to(
-    not_before: float | None, seconds: float
-) -> None:
+def test_a_trigger_holds_its_event_for_a_limited_time(not_before: float | None, seconds: float) -> None:
     assert left_to_hold(not_before, 100.0) == seconds
 
 
@@ -93,7 +91,7 @@ def test_a_run_of_two_seconds_ends_on_the_worker(jitter: float) -> None:
 
 
 @given(jitter=st.floats(0, 1), first=st.floats(0.1, 10), longest=st.floats(10, 60), until=st.floats(0.5, 30))
-def test_a_longer_one_is_handed_over_with_no_more_polls_than_a_wait_in_one_place(
+def test_a_hand_over_costs_no_more_polls_than_a_wait_in_one_place(
     jitter: float, first: float, longest: float, until: float
 ) -> None:
     schedule = PollSchedule(first, longest)

@@ -181,7 +181,7 @@ def test_a_search_for_a_known_submission_goes_on_until_the_deadline() -> None:
     assert search_deadline(Deadline(1000.0), 10.0, earlier=False)(Server("1.14.2")) == Deadline(1000.0)
 
 
-def test_a_search_for_a_submission_that_may_never_have_been_is_shorter_where_nothing_queues() -> None:
+def test_a_search_with_patience_is_shorter_where_nothing_queues() -> None:
     until = search_deadline(Deadline(1000.0), 10.0, earlier=True)
     assert until(Server("1.11.2")).at < until(Server("1.14.2")).at < 1000.0
     assert until(Server()).at == until(Server("1.14.2")).at
@@ -228,7 +228,7 @@ def test_a_server_that_is_away_is_waited_for_until_the_deadline() -> None:
 
 
 @pytest.mark.parametrize(("error", "seconds"), [(DifyAuthenticationError("x"), 0), (DifyTransportError("x"), 60)])
-def test_an_earlier_run_that_cannot_be_read_is_an_error_and_never_a_new_run(error: DifyError, seconds: float) -> None:
+def test_an_earlier_run_that_cannot_be_read_is_never_a_new_run(error: DifyError, seconds: float) -> None:
     times = []
 
     def look(now: float) -> PollResult:

@@ -153,7 +153,7 @@ def test_other_metadata_is_set_without_an_upload_and_drops_nothing() -> None:
     assert plan_of(base, item("a", "1", metadata={"team": "x"})).writes == 0
 
 
-def test_a_document_that_was_renamed_in_dify_is_replaced_under_its_new_name() -> None:
+def test_a_document_renamed_in_dify_is_replaced_under_its_new_name() -> None:
     base = synced(item("a", "1"))
     base.put(replace(only(base), name="Handbook"), "1")
     (upload,) = plan_of(base, item("a", "2")).uploads

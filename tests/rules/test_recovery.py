@@ -164,9 +164,7 @@ STOPPED = WorkflowRun(RUN, RunStatus.STOPPED, error="Aborted: Workflow stopped b
 
 
 @pytest.mark.parametrize(("resubmissions", "seconds"), [(0, 5.0), (1, 10.0), (2, 20.0), (3, 30.0), (4, 30.0)])
-def test_a_run_that_a_shutdown_has_stopped_is_submitted_again_later_and_later(
-    resubmissions: int, seconds: float
-) -> None:
+def test_a_run_stopped_by_shutdowns_is_submitted_again_ever_later(resubmissions: int, seconds: float) -> None:
     step = after_shutdown(STOPPED, resubmissions=resubmissions, jitter=0.5)
     assert step is not None
     assert step.seconds == pytest.approx(seconds)
@@ -216,7 +214,7 @@ def test_a_search_to_the_deadline_that_finds_nothing_never_submits(remembers: bo
     )
 
 
-def test_a_search_to_the_deadline_submits_where_the_author_prefers_paying_twice() -> None:
+def test_a_search_to_the_deadline_submits_where_resubmit_is_set() -> None:
     step = searched(NotFound("none"), earlier=False, resubmits=True)
     assert isinstance(step, Submit)
     assert EARLIER in str(step.why)

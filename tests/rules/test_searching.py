@@ -88,7 +88,7 @@ def test_of_two_runs_of_one_marker_the_latest_counts() -> None:
     assert result == Found("late", "new")
 
 
-def test_a_run_of_no_use_hides_what_an_earlier_dag_run_of_the_same_name_has_left() -> None:
+def test_a_failed_run_hides_those_of_an_earlier_dag_run_of_its_name() -> None:
     result, _ = search(
         lambda user, now: (
             page(logged("late", "new", "failed", 9), logged("early", "new", "succeeded", 5))
@@ -150,7 +150,7 @@ def test_before_1_9_2_a_blocking_run_is_listed_when_it_has_ended() -> None:
     assert result == Found("r", "new")
 
 
-def test_a_server_that_could_not_be_read_at_first_is_not_taken_for_one_that_never_lists() -> None:
+def test_a_server_unread_at_first_is_not_one_that_never_lists() -> None:
     result, _ = search(
         lambda user, now: DifyTransportError("x") if now < 5 else page(logged("r"), version="1.9.1"), markers=("new",)
     )

@@ -38,7 +38,7 @@ def test_events_come_without_pings_up_to_the_last_one() -> None:
     assert reader.workflow_run_id == RUN
 
 
-def test_an_error_event_before_the_start_refuses_and_after_it_concerns_the_run() -> None:
+def test_an_error_event_refuses_before_the_start_and_not_after_it() -> None:
     with pytest.raises(Refusal):
         list(StreamReader("u").feed(block("error", None, status=400, message="no")))
     reader = StreamReader("u")

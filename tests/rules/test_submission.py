@@ -196,7 +196,7 @@ def test_the_end_of_a_stream_is_its_last_event(last: str, ended: bool) -> None:
     assert reader.ended is ended
 
 
-def test_the_distance_of_rate_limited_submissions_grows_from_five_to_thirty_seconds() -> None:
+def test_rate_limited_submissions_come_ever_later_up_to_thirty_seconds() -> None:
     assert [rate_limit_wait(attempts, None, 0.5) for attempts in (0, 1, 2, 3, 9, 10**6)] == [5, 10, 20, 30, 30, 30]
 
 

@@ -217,7 +217,7 @@ def test_progress_is_reported_on_change_and_once_a_minute() -> None:
     ]
 
 
-def test_failed_polls_are_reported_once_a_minute_although_their_texts_differ() -> None:
+def test_failed_polls_are_reported_once_a_minute() -> None:
     texts: Iterator[int] = iter(range(1000))
     driver = Driver(lambda elapsed: PollResult(error=ex.DifyTransportError(f"connection refused {next(texts)}")))
     driver.drive(timeout=200)

@@ -82,7 +82,7 @@ def test_a_short_run_ends_on_the_worker(monkeypatch: pytest.MonkeyPatch, server:
     assert sensor(run_id, deferrable=True, defer_after=3).execute(context) == {"body": "slept 30 s"}
 
 
-def test_a_longer_one_goes_on_in_the_triggerer_where_the_worker_has_left_off(
+def test_a_longer_run_is_waited_for_in_the_triggerer_from_there_on(
     monkeypatch: pytest.MonkeyPatch, server: DifyServer
 ) -> None:
     run_id = started(monkeypatch, server, seconds=300)
@@ -97,7 +97,7 @@ def test_a_longer_one_goes_on_in_the_triggerer_where_the_worker_has_left_off(
 
 
 @pytest.mark.parametrize("age", [0, 2.5])
-def test_a_mapped_sensor_leaves_its_worker_at_once_where_another_run_has_taken_longer(
+def test_a_mapped_sensor_leaves_at_once_where_another_run_took_longer(
     monkeypatch: pytest.MonkeyPatch, server: DifyServer, age: float
 ) -> None:
     started(monkeypatch, server, seconds=9000)
