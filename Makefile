@@ -55,7 +55,7 @@ export DIFY_BASE_URL DIFY_API_KEY DIFY_INPUTS SCREENSHOTS CHROMIUM
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup release up down demo test coverage oldest lowest processes bench matrix faults soak upgrades batches celery browser lint format docs links wheel constraints clean
+.PHONY: help setup release up down demo test coverage oldest lowest processes bench matrix faults soak upgrades batches celery browser lint format docs diagrams links wheel constraints clean
 
 help:
 	@echo "make demo        run a workflow from a DAG, against a local Dify server"
@@ -77,6 +77,7 @@ help:
 	@echo "make lint        ruff, mypy, codespell and the contract of the layers"
 	@echo "make format      let ruff rewrite what it can"
 	@echo "make docs        build the documentation into site/"
+	@echo "make diagrams    draw the documentation's diagrams again, in headless Chromium"
 	@echo "make links       check the documentation's links to other hosts, which needs a network"
 	@echo "make wheel       build the wheel, and check it beside Airflow in an empty environment"
 	@echo "make constraints resolve the constraints of all tested Airflow versions again"
@@ -195,6 +196,9 @@ docs: $(READY)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Needs nothing but Python. CI leaves it out: another host's trouble is no reason to refuse a change.
+diagrams:
+	@scripts/draw_diagrams.sh
+
 links:
 	@$(PYTHON) scripts/check_links.py
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import inspect
 import re
 from functools import cache
@@ -230,10 +231,17 @@ def test_the_sections_that_comments_cite_are_on_the_page_about_dify() -> None:
     assert cited <= there
 
 
-def test_every_file_of_rules_has_its_line_in_the_architecture() -> None:
-    for layer in ("api", "rules"):
+def test_every_file_of_a_layer_has_its_line_in_the_architecture() -> None:
+    for layer in ("api", "rules", "client", "runtime"):
         named = set(re.findall(rf"`{layer}/(\w+)\.py`", text_of("docs/architecture.md")))
         assert named == {path.stem for path in (PACKAGE / layer).glob("*.py")} - {"__init__"}
+
+
+@pytest.mark.parametrize("source", sorted((ROOT / "docs/diagrams").glob("*.mmd")), ids=lambda path: path.name)
+def test_a_diagram_is_drawn_of_its_source(source: Path) -> None:
+    picture = (ROOT / "docs/images" / f"{source.stem}.svg").read_text(encoding="utf-8")
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()
+    assert picture.rstrip().endswith(f"<!-- drawn of docs/diagrams/{source.name}, sha256 {digest} -->"), "make diagrams"
 
 
 def targets() -> set[str]:
