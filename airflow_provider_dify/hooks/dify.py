@@ -32,6 +32,7 @@ from airflow_provider_dify.rules.connection_test import test_connection
 from airflow_provider_dify.rules.diagnosis import without_connection
 from airflow_provider_dify.rules.exchanges import NewRun, RunPages
 from airflow_provider_dify.rules.output_files import address_of, check_hosts, declared_size, file_object
+from airflow_provider_dify.rules.polling import PollResult
 from airflow_provider_dify.rules.settings import (
     MAX_FILE_BYTES,
     SUBMIT_TIMEOUT_SECONDS,
@@ -419,6 +420,10 @@ class DifyHook(HumanInputCalls, BaseHook):
             return False, without_connection(error.message, self.dify_conn_id)
         return ok, connection.redact(message)
 
+    def look(self, workflow_run_id: str, *, timeout: float | None = None) -> PollResult:
+        """Poll a run once, as ``poll`` does: the name of version 0.1.0."""
+        return self.poll(workflow_run_id, timeout=timeout)
+
     acreate_workflow_run = asynchronous(create_workflow_run)
     aget_workflow_run = asynchronous(get_workflow_run)
     aget_workflow_run_status = asynchronous(get_workflow_run_status)
@@ -429,8 +434,7 @@ class DifyHook(HumanInputCalls, BaseHook):
     aget_info = asynchronous(get_info)
     aget_parameters = asynchronous(get_parameters)
     apoll = asynchronous(WorkerClient.poll)
-    # The names of version 0.1.0.
-    look, alook = WorkerClient.poll, apoll
+    alook = apoll
     acheck_server = asynchronous(WorkerClient.check_server)
     afind_started = asynchronous(WorkerClient.find_started)
     afind_task_id = asynchronous(WorkerClient.find_task_id)

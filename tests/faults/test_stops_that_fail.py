@@ -17,7 +17,7 @@ from airflow_provider_dify.runtime.stopping import CALLS_ON_KILL
 from airflow_provider_dify.testing.faults import Fault
 from airflow_provider_dify.testing.server import DifyServer
 from airflow_provider_dify.testing.workflows import Input, Step, Workflow
-from airflow_provider_dify.triggers import workflow as triggers
+from airflow_provider_dify.triggers import base
 from tests.faults.tries import Killed, Task, connect, death, modes, requests_to, stops, stores
 
 INPUTS = {"text": "hello"}
@@ -235,7 +235,7 @@ async def end_trigger(trigger: Any, ready: Callable[[], Any], *, by_person: bool
             raise AssertionError("the trigger fired")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triggers, "ended_by_person", ended_by_person)
+        patch.setattr(base, "ended_by_person", ended_by_person)
         task = asyncio.create_task(run())
         while not ready():
             assert not task.done(), task
