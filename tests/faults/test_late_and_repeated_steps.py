@@ -171,13 +171,13 @@ def test_a_process_thawed_too_late_does_not_stop_a_reattached_run(
 ) -> None:
     connect(monkeypatch, server, "long")
     task = Task(store=True, deferrable=False, inputs=INPUTS, timeout=0.2)
-    look = DifyHook.look
+    poll = DifyHook.poll
 
     def thaw(hook: DifyHook, *rest: Any, **options: Any) -> Any:
-        monkeypatch.setattr(DifyHook, "poll", look)
+        monkeypatch.setattr(DifyHook, "poll", poll)
         with death("between id and wait"):
             task.retry()
-        return look(hook, *rest, **options)
+        return poll(hook, *rest, **options)
 
     monkeypatch.setattr(DifyHook, "poll", thaw)
     with pytest.raises(DifyRunTimeoutError, match="a retry of the task reattaches to it"):
