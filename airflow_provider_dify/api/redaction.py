@@ -106,10 +106,8 @@ class Redactor:
         return {name: self.text(text) for name, text in texts.items()}
 
 
-@lru_cache(maxsize=64)
-def redactor_of(secrets: tuple[str, ...]) -> Redactor:
-    """Return the redactor of secrets, made once."""
-    return Redactor(secrets)
+# The redactor of a tuple of secrets, made once.
+redactor_of = lru_cache(maxsize=64)(Redactor)
 
 
 def basic_login(user: str, password: str) -> str:

@@ -22,6 +22,7 @@ from airflow_provider_dify.rules.polling import Deadline
 from airflow_provider_dify.rules.uploads import FileToUpload, check_destination
 
 if TYPE_CHECKING:
+    from airflow_provider_dify.runtime.input_form_cache import KnownForm
     from airflow_provider_dify.runtime.task_protocols import RunWorkflowTask, SavingTask, TaskHook
 
 log = logging.getLogger(__name__)
@@ -146,7 +147,8 @@ def prepare(task: RunWorkflowTask, hook: TaskHook, given: Mapping[str, Any], *, 
             destination_target(place, name)
     # The uploads that follow take as long as they take.
     with ending_by(Deadline(time.time() + task.timeout)):
-        resolved, form = _held_against_form(task, hook, given)
+        known = hook.known_form() if _has_known_form(task) else None
+        resolved, form = _held_against_form(task, hook, given, known)
     uploads = resolved.to_upload
     if not uploads:
         return resolved.with_ids({}, given)
@@ -165,19 +167,22 @@ def prepare(task: RunWorkflowTask, hook: TaskHook, given: Mapping[str, Any], *, 
     return resolved.with_ids(ids, given)
 
 
+def _has_known_form(task: RunWorkflowTask) -> bool:
+    """Return whether the task's inputs are to be held against the app's form, which is that of its current version."""
+    if task.validate_inputs and task.workflow_id is not None:
+        log.info("Inputs are not checked here, since workflow_id names a version whose input form may be another one.")
+    return task.validate_inputs and task.workflow_id is None
+
+
 def _held_against_form(
-    task: RunWorkflowTask, hook: TaskHook, given: Mapping[str, Any]
+    task: RunWorkflowTask, hook: TaskHook, given: Mapping[str, Any], known: KnownForm | None
 ) -> tuple[ResolvedInputs, InputForm | None]:
-    """Return what the task passes in, held against the app's form where that is to be and can be read.
+    """Return what the task passes in, held against the app's form where there is one.
 
     A form that this process has known for a while may be out of date: before inputs are refused it is asked for again.
     """
-    if not task.validate_inputs:
+    if known is None:
         return _resolved_files(task, hook, given, None), None
-    if task.workflow_id is not None:
-        log.info("Inputs are not checked here, since workflow_id names a version whose input form may be another one.")
-        return _resolved_files(task, hook, given, None), None
-    known = hook.known_form()
     if known.form is None:
         log.info("Inputs are not checked here, since the app's input form cannot be read: %s", known.reason)
         return _resolved_files(task, hook, given, None), None

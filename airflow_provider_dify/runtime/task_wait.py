@@ -138,7 +138,9 @@ class TaskWait:
         if result is None:
             grace = deadline.at_least(time.time() + COLLECT_SECONDS)
             flow = self._flow(report.workflow_run_id, grace, first_wait=0)
-            result = with_failed_step(self._hook.follow(flow, self._log.info, grace), report.failed_step)
+            result = self._hook.follow(flow, self._log.info, grace)
+            if report.failed_step is not None:
+                result = with_failed_step(result, report.failed_step)
         return result
 
     @property
