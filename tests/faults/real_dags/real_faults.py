@@ -18,7 +18,7 @@ DEATHS = {
     "between POST and id": f"{EXECUTION}._announce",
     "before the search": f"{EXECUTION}._search",
     "between id and deferral": f"{EXECUTION}._defer_wait",
-    "in the wait": "airflow_provider_dify.hooks.dify.DifyHook.look",
+    "in the wait": "airflow_provider_dify.hooks.dify.DifyHook.poll",
 }
 
 
