@@ -68,7 +68,7 @@ def _batch_of(items: list[Event | _End]) -> EventBatch:
 
 
 class SyncFollowing:
-    """The stream of one wait in a worker; a context manager that closes it.
+    """The stream of one wait in a worker; to be closed.
 
     A thread reads it, since a read that was given up after a second could not be resumed.
 
@@ -82,14 +82,6 @@ class SyncFollowing:
         self._ending = threading.Event()
         self._exchange: SyncExchange | None = None
 
-    def __enter__(self) -> SyncFollowing:
-        """Return itself."""
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        """Close the stream."""
-        self._close()
-
     def read(self, request: ReadEvents) -> EventBatch:
         """Wait for the next events, at most for the seconds of the request."""
         if self._thread is None and not self._open(request):
@@ -102,7 +94,7 @@ class SyncFollowing:
                 items.append(self._items.get_nowait())
         batch = _batch_of(items)
         if batch.ended:
-            self._close()
+            self.close()
         return batch
 
     def _open(self, request: ReadEvents) -> bool:
@@ -146,7 +138,8 @@ class SyncFollowing:
             if reader.ended:
                 return
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the stream."""
         thread, self._thread = self._thread, None
         self._ending.set()
         if thread is None:
@@ -158,7 +151,7 @@ class SyncFollowing:
 
 
 class AsyncFollowing:
-    """The stream of one wait in a triggerer; an async context manager that closes it.
+    """The stream of one wait in a triggerer; to be closed.
 
     :param client: What the wait asks with.
     """
@@ -166,14 +159,6 @@ class AsyncFollowing:
     def __init__(self, client: _Loop) -> None:
         self._client = client
         self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> AsyncFollowing:
-        """Return itself."""
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        """Close the stream."""
-        await self._close()
 
     async def read(self, request: ReadEvents) -> EventBatch:
         """Wait for the next events; see ``SyncFollowing.read``."""
@@ -187,7 +172,7 @@ class AsyncFollowing:
                 items.append(self._items.get_nowait())
         batch = _batch_of(items)
         if batch.ended:
-            await self._close()
+            await self.close()
         return batch
 
     async def _open(self, request: ReadEvents) -> bool:
@@ -223,7 +208,8 @@ class AsyncFollowing:
                 error = _failure(failure)
         await items.put(_End(error))
 
-    async def _close(self) -> None:
+    async def close(self) -> None:
+        """Close the stream."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()

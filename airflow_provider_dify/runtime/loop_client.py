@@ -155,9 +155,9 @@ class LoopClient:
     ) -> T:
         """Do what a wait asks for; see ``WorkerClient.follow``."""
         following: AsyncFollowing | None = None
+        answer: Any = None
         with ending_by(deadline):
-            async with AsyncExitStack() as stack:
-                answer: Any = None
+            try:
                 while True:
                     try:
                         request = flow.send(answer)
@@ -167,8 +167,7 @@ class LoopClient:
                     if isinstance(request, Sleep):
                         await self.sleep(request.seconds)
                     elif isinstance(request, ReadEvents):
-                        if following is None:
-                            following = await stack.enter_async_context(AsyncFollowing(self))
+                        following = following or AsyncFollowing(self)
                         answer = await following.read(request)
                     elif isinstance(request, Say):
                         log(request.line)
@@ -176,6 +175,10 @@ class LoopClient:
                         answer = await self.poll(request.workflow_run_id)
                     else:
                         answer = await self.run_exchange(asked_by(request, self._metrics.polled, self.log.debug))
+            finally:
+                # No exit stack: its memory counts for each of thousands of waits, and few of them follow events.
+                if following is not None:
+                    await following.close()
 
 
 class _Driving:

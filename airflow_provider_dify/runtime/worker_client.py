@@ -204,26 +204,29 @@ class WorkerClient:
         """
         check_flow(flow, log, deadline)
         following: SyncFollowing | None = None
-        with ending_by(deadline), ExitStack() as stack:
-            answer: Any = None
-            while True:
-                try:
-                    request = flow.send(answer)
-                except StopIteration as end:
-                    return end.value  # type: ignore[no-any-return]
-                answer = None
-                if isinstance(request, Sleep):
-                    time.sleep(request.seconds)
-                elif isinstance(request, ReadEvents):
-                    if following is None:
-                        following = stack.enter_context(SyncFollowing(self))
-                    answer = following.read(request)
-                elif isinstance(request, Say):
-                    log(request.line)
-                elif isinstance(request, PollRun):
-                    answer = self.poll(request.workflow_run_id)
-                else:
-                    answer = self.run_exchange(asked_by(request, self._metrics.polled, self.log.debug))
+        answer: Any = None
+        with ending_by(deadline):
+            try:
+                while True:
+                    try:
+                        request = flow.send(answer)
+                    except StopIteration as end:
+                        return end.value  # type: ignore[no-any-return]
+                    answer = None
+                    if isinstance(request, Sleep):
+                        time.sleep(request.seconds)
+                    elif isinstance(request, ReadEvents):
+                        following = following or SyncFollowing(self)
+                        answer = following.read(request)
+                    elif isinstance(request, Say):
+                        log(request.line)
+                    elif isinstance(request, PollRun):
+                        answer = self.poll(request.workflow_run_id)
+                    else:
+                        answer = self.run_exchange(asked_by(request, self._metrics.polled, self.log.debug))
+            finally:
+                if following is not None:
+                    following.close()
 
 
 def _given(client: WorkerClient, flow: Flow[Any]) -> Generator[Any, None, Any]:

@@ -124,7 +124,7 @@ def follow(hook: Any, seconds: float) -> Any:
     from airflow_provider_dify.rules.event_log import ReadEvents
     from airflow_provider_dify.runtime.event_stream import SyncFollowing
 
-    with SyncFollowing(hook) as following:
+    with closing(SyncFollowing(hook)) as following:
         return following.read(ReadEvents(RUN, "me", seconds)).error
 
 
@@ -133,8 +133,11 @@ async def afollow(hook: Any, seconds: float) -> Any:
     from airflow_provider_dify.rules.event_log import ReadEvents
     from airflow_provider_dify.runtime.event_stream import AsyncFollowing
 
-    async with AsyncFollowing(hook.in_loop) as following:
+    following = AsyncFollowing(hook.in_loop)
+    try:
         return (await following.read(ReadEvents(RUN, "me", seconds))).error
+    finally:
+        await following.close()
 
 
 def download(hook: Any, url: str) -> Any:
