@@ -13,6 +13,7 @@ import os
 import sys
 import time
 import zlib
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
