@@ -93,6 +93,7 @@ def configure(home: Path, address: str, key: str) -> None:
         AIRFLOW__CORE__LOAD_EXAMPLES="False",
         AIRFLOW__DATABASE__LOAD_DEFAULT_CONNECTIONS="False",
         AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=f"sqlite:///{home / 'airflow.db'}?timeout=60",
+        AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT="90",
         AIRFLOW_CONN_DIFY_DEFAULT=json.dumps({"conn_type": "dify", "host": address, "password": key}),
     )
 

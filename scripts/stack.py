@@ -299,6 +299,8 @@ def settings(home: Path, port: int, dags: Path) -> dict[str, str]:
         "SCHEDULER__MIN_FILE_PROCESS_INTERVAL": "5",
         "DATABASE__LOAD_DEFAULT_CONNECTIONS": "False",
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout=60",
+        # A request of a task may have to wait as long as SQLite does.
+        "WORKERS__EXECUTION_API_TIMEOUT": "90",
         "SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
         "USAGE_DATA_COLLECTION__ENABLED": "False",
         "WEBSERVER__BASE_URL": address,

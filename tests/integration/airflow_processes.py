@@ -110,6 +110,9 @@ class Airflow:
             **{f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in (connections or {}).items()},
             **{f"AIRFLOW__{name}": value for name, value in (settings or {}).items()},
         }
+        if self._database == self._default_database:
+            # A request of a task may have to wait as long as SQLite does.
+            self._environment["AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT"] = "90"
 
     def __enter__(self) -> Airflow:
         if self._database == self._default_database:
