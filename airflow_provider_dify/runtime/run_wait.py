@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from airflow_provider_dify.runtime.task_protocols import RunWorkflowTask
 
 
-class RunWait(TaskWait):
+class RunWait(TaskWait["RunWorkflowTask"]):
     """Waits for the run of one try of an operator, here or deferred, and ends the task.
 
     :param task: The operator, with its templates rendered.
@@ -50,7 +50,6 @@ class RunWait(TaskWait):
 
     def __init__(self, task: RunWorkflowTask, context: Context) -> None:
         super().__init__(task, context, PollSchedule(task.poll_interval, task.max_poll_interval))
-        self._task = task
         self._try = task_try(context["ti"], task.retries)
         self._records = SubmissionRecords(context, self._try, durable=task.durable)
         self._metrics = Metrics(task.dify_conn_id)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from airflow_provider_dify.runtime.task_protocols import RunSensorTask
 
 
-class SensorRun(TaskWait):
+class SensorRun(TaskWait["RunSensorTask"]):
     """One try of a sensor, from its start or from where the triggerer has handed it back.
 
     :param sensor: The sensor, with its templates rendered.
@@ -50,14 +50,13 @@ class SensorRun(TaskWait):
 
     def __init__(self, sensor: RunSensorTask, context: Context) -> None:
         super().__init__(sensor, context, sensor.schedule)
-        self._sensor = sensor
 
     def begin(self) -> dict[str, Any]:
         """Wait for the run here, or defer."""
         try:
             run_id, now = self._run_id(), time.time()
             deadline = Deadline.after(
-                now, self._sensor.timeout, started_at=now, execution_timeout=self._sensor.execution_timeout
+                now, self._task.timeout, started_at=now, execution_timeout=self._task.execution_timeout
             )
             self._note_where_to_answer()
             self._log_run_started(StartedRun(run_id), user=None, deadline=deadline)
@@ -68,7 +67,7 @@ class SensorRun(TaskWait):
     def _await(self, run_id: str, deadline: Deadline) -> dict[str, Any]:
         """Wait for the run: here, or deferred."""
         now, leaves_at, polls = time.time(), self._leaves_at(deadline), 0
-        if leaves_at is None or self._sensor.defer_after > 0:
+        if leaves_at is None or self._task.defer_after > 0:
             result = self._wait_here(run_id, deadline, leaves_at, first_wait=self._first_wait)
             if not isinstance(result, HandOver):
                 return self._finish(run_id, result, deadline)
@@ -117,15 +116,13 @@ class SensorRun(TaskWait):
             grace = Deadline(time.time() + UNKNOWN_GRACE_SECONDS + FIRST_POLL_SECONDS)
             result = self._hook.follow(self._flow(run_id, grace, FIRST_POLL_SECONDS), self._log.debug, grace)
         elif (
-            poll_result.run is not None
-            and poll_result.run.status is RunStatus.PAUSED
-            and self._sensor.on_pause == "fail"
+            poll_result.run is not None and poll_result.run.status is RunStatus.PAUSED and self._task.on_pause == "fail"
         ):
             result = PausedOut(tuple(self._hook.get_pause_questions(poll_result.run)))
         else:
             now = time.time()
             _, result = Watch().decide(
-                poll_result, now=now, deadline=Deadline(now), schedule=self._sensor.schedule, jitter=random.random()
+                poll_result, now=now, deadline=Deadline(now), schedule=self._task.schedule, jitter=random.random()
             )
         if isinstance(result, (TimedOut, Wait)):
             return PokeReturnValue(is_done=False)
@@ -134,7 +131,7 @@ class SensorRun(TaskWait):
     def _show(self, run: WorkflowRun) -> None:
         if is_first_poke(self._context):
             started = StartedRun(run.workflow_run_id, app_id=run.app_id, server_version=run.server_version)
-            deadline = Deadline(time.time() + self._sensor.timeout)
+            deadline = Deadline(time.time() + self._task.timeout)
             self._log_run_started(started, user=None, deadline=deadline)
         else:
             # Airflow drops the XComs of a sensor each time it is rescheduled.
@@ -154,31 +151,31 @@ class SensorRun(TaskWait):
         return self._finish(report.workflow_run_id, self._end_of(report, deadline), deadline)
 
     def _run_id(self) -> str:
-        check_destinations(self._sensor)
-        return self._hook.api.check_run_id(self._sensor.workflow_run_id)
+        check_destinations(self._task)
+        return self._hook.api.check_run_id(self._task.workflow_run_id)
 
     @property
     def _first_wait(self) -> float:
-        return min(FIRST_POLL_SECONDS, self._sensor.schedule.first)
+        return min(FIRST_POLL_SECONDS, self._task.schedule.first)
 
     def _defer(self, run_id: str, deadline: Deadline, since: float, polls: int) -> NoReturn:
-        schedule = self._sensor.schedule
+        schedule = self._task.schedule
         kwargs = {"workflow_run_id": run_id, "end_time": deadline.at}
         # No framework timeout, so that a sensor in the triggerer ends with the same error as one on a worker.
         defer(
-            self._sensor,
+            self._task,
             "DifyWorkflowRunTrigger",
             "execute_complete",
             {
                 "workflow_run_id": run_id,
-                "dify_conn_id": self._sensor.dify_conn_id,
+                "dify_conn_id": self._task.dify_conn_id,
                 "end_time": deadline.at,
                 "poll_interval": schedule.first,
                 "max_poll_interval": schedule.longest,
                 "since": since,
                 "first_wait": None if polls else self._first_wait,
                 "fail_on_pause": self._ends_at_pause,
-                "follow_events": self._sensor.follow_events,
+                "follow_events": self._task.follow_events,
                 "polls": polls,
                 "steps_logged": self._logged_steps,
                 "resume": {**kwargs, "limit": deadline.limit},
@@ -189,24 +186,24 @@ class SensorRun(TaskWait):
     def _finish(self, run_id: str, result: WaitResult, deadline: Deadline) -> dict[str, Any]:
         """Turn the end of the wait into the sensor's return value or exception."""
         if isinstance(result, Ended):
-            Metrics(self._sensor.dify_conn_id).run_ended(result.run)
+            Metrics(self._task.dify_conn_id).run_ended(result.run)
             self._log_end(result.run)
             if result.run.app_id is not None:
                 push_link(self._context["ti"], self._hook.connection.console_url, result.run.app_id)
             outputs = outputs_of(
                 result.run,
-                fail_on_partial_success=self._sensor.fail_on_partial_success,
+                fail_on_partial_success=self._task.fail_on_partial_success,
                 on_retry=SAME_RUN,
                 failed_step=result.failed_step,
             )
-            to = Destination.of(self._sensor)
+            to = Destination.of(self._task)
             return deliver(outputs, workflow_run_id=run_id, hook=self._hook, to=to, on_retry=SAME_RUN)
         if isinstance(result, TimedOut):
             raise timeout_error(run_id, result.status, deadline, DifySensorTimeoutError, SAME_RUN)
         if isinstance(result, GivenUp):
             result.error.workflow_run_id = run_id
             raise result.error
-        if self._sensor.on_pause == ASK:
+        if self._task.on_pause == ASK:
             kept = {"workflow_run_id": run_id, "end_time": deadline.at, "limit": deadline.limit}
             self._human.ask(run_id, deadline, kept, cancel_on_kill=False)
             return self._await(run_id, deadline)
@@ -214,7 +211,7 @@ class SensorRun(TaskWait):
 
     def _give_up(self, error: DifyError) -> NoReturn:
         """Skip where the author asked for it: Airflow's own rules differ by mode and version."""
-        if self._sensor.soft_fail or self._sensor.never_fail:
-            option = "soft_fail" if self._sensor.soft_fail else "never_fail"
+        if self._task.soft_fail or self._task.never_fail:
+            option = "soft_fail" if self._task.soft_fail else "never_fail"
             raise AirflowSkipException(f"Skipping, since {option} is set: {error.message}") from error
         raise error

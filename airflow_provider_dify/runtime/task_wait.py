@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from airflow_provider_dify.api.runs import RunStatus, StartedRun, WorkflowRun
 from airflow_provider_dify.compat import has_required_actions
@@ -26,10 +26,14 @@ if TYPE_CHECKING:
     from airflow_provider_dify.runtime.human_input import HumanInput
     from airflow_provider_dify.runtime.task_protocols import TaskHook, WaitingTask
 
+    TaskT = TypeVar("TaskT", bound=WaitingTask)
+else:
+    TaskT = TypeVar("TaskT")
+
 STATE_SECONDS = 2.0
 
 
-class TaskWait:
+class TaskWait(Generic[TaskT]):
     """Waits for the run of one try of an operator or sensor.
 
     :param task: The operator or sensor, with its templates rendered.
@@ -37,8 +41,8 @@ class TaskWait:
     :param schedule: The distances between polls.
     """
 
-    def __init__(self, task: WaitingTask, context: Context, schedule: PollSchedule) -> None:
-        self._waiting_task = task
+    def __init__(self, task: TaskT, context: Context, schedule: PollSchedule) -> None:
+        self._task = task
         self._context = context
         self._schedule = schedule
         self._hook: TaskHook = task.hook
@@ -50,16 +54,16 @@ class TaskWait:
         # Few tasks ask anybody.
         from airflow_provider_dify.runtime.human_input import HumanInput
 
-        return HumanInput(self._waiting_task, self._context, self._schedule)
+        return HumanInput(self._task, self._context, self._schedule)
 
     @property
     def _ends_at_pause(self) -> bool:
         """Whether a paused run ends the wait, to fail or to ask."""
-        return ends_wait(self._waiting_task.on_pause, has_required_actions)
+        return ends_wait(self._task.on_pause, has_required_actions)
 
     def _note_where_to_answer(self) -> None:
         """Log where a question is to be answered, where this Airflow cannot ask it."""
-        if self._waiting_task.on_pause == ASK and not has_required_actions():
+        if self._task.on_pause == ASK and not has_required_actions():
             console = self._hook.connection.console_url
             self._log.info(
                 'on_pause="ask" needs Airflow 3.1 or later. Here a run that asks a human is waited for, and is '
@@ -90,8 +94,7 @@ class TaskWait:
 
     def _leaves_at(self, deadline: Deadline) -> float | None:
         """Return when this task leaves its worker to wait in the triggerer; None where it stays to the end."""
-        task = self._waiting_task
-        return leaves_worker_at(time.time(), task.defer_after, deadline) if task.deferrable else None
+        return leaves_worker_at(time.time(), self._task.defer_after, deadline) if self._task.deferrable else None
 
     def _flow(self, run_id: str, deadline: Deadline, first_wait: float | None) -> WaitFlow:
         return wait_for_run(
@@ -124,9 +127,9 @@ class TaskWait:
         """
         flow: Any = self._flow(run_id, deadline, first_wait)
         if until is not None:
-            longest = longest_worth_waiting_for(self._context["ti"], self._waiting_task.defer_after)
+            longest = longest_worth_waiting_for(self._context["ti"], self._task.defer_after)
             flow = handed_over(flow, until, time.time, unless_longer_than=longest)
-        if self._waiting_task.follow_events:
+        if self._task.follow_events:
             self._steps = StepLog(run_id, self._hook.redact)
             flow = followed(flow, self._steps, user=user, clock=time.time)
         result: WaitResult | HandOver = self._hook.follow(flow, self._log.info, deadline)
