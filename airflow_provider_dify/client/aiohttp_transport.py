@@ -8,14 +8,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
-from http import HTTPStatus
 from typing import TypeVar
 
 import aiohttp
 from tenacity import AsyncRetrying
 from yarl import URL
 
-from airflow_provider_dify.api.errors import Answer, error_for_answer
+from airflow_provider_dify.api.errors import Answer
 from airflow_provider_dify.api.operations import Call
 from airflow_provider_dify.api.redaction import StreamRedaction
 from airflow_provider_dify.client.bodies import CHUNK_BYTES, Body, Size, body_of
@@ -29,6 +28,7 @@ from airflow_provider_dify.client.exchange import (
     retry_rules,
     tls_context,
     transport_error,
+    without_server_error,
 )
 from airflow_provider_dify.connection import DifyConnection
 from airflow_provider_dify.exceptions import DifyError
@@ -194,9 +194,7 @@ class AsyncTransport:
             return await _retried(call, partial(self.send, call, timeout=timeout, retry=False))
         async with await self.open(call, timeout=timeout, retry=False) as exchange:
             answer = await exchange.read()
-        if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise error_for_answer(answer, call.what)
-        return answer
+        return without_server_error(answer, call)
 
     async def open(
         self,

@@ -36,7 +36,7 @@ def _limited(operation: Callable[..., T]) -> Callable[..., T]:
         limit = socket_limit.get()
         if limit is None:
             return operation(sock, *args)
-        own, left = sock.gettimeout(), limit.at - monotonic()
+        own, left = sock.gettimeout(), limit.left()
         if left <= 0:
             raise TimeoutError("timed out")
         if own is not None and own <= left:

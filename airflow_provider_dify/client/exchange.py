@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
+from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Generic, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -24,7 +25,7 @@ from tenacity import (
 )
 
 from airflow_provider_dify import __version__
-from airflow_provider_dify.api.errors import Answer
+from airflow_provider_dify.api.errors import Answer, error_for_answer
 from airflow_provider_dify.api.operations import Call
 from airflow_provider_dify.api.redaction import basic_login
 from airflow_provider_dify.api.values import excerpt
@@ -277,6 +278,16 @@ def _text_of_innermost(errors: list[BaseException]) -> str:
     inner = errors[-1]
     text = excerpt(str(inner), 200)
     return type(inner).__name__ if not text or " object at 0x" in text or "Pool(" in text else text
+
+
+def without_server_error(answer: Answer, call: Call) -> Answer:
+    """Return an answer that is not a 5xx.
+
+    :raises DifyServerError: It is one, which the retry rules then deal with.
+    """
+    if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        raise error_for_answer(answer, call.what)
+    return answer
 
 
 def may_repeat(call: Call, error: BaseException) -> bool:

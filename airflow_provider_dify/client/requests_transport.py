@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
-from http import HTTPStatus
 
 import requests
 import urllib3
 
-from airflow_provider_dify.api.errors import Answer, error_for_answer
+from airflow_provider_dify.api.errors import Answer
 from airflow_provider_dify.api.operations import Call
 from airflow_provider_dify.api.redaction import StreamRedaction
 from airflow_provider_dify.client.bodies import CHUNK_BYTES, Size, body_of
@@ -30,6 +29,7 @@ from airflow_provider_dify.client.exchange import (
     tls_context,
     transport_error,
     user_agent,
+    without_server_error,
 )
 from airflow_provider_dify.client.masking import hidden_in_http_logs
 from airflow_provider_dify.connection import DifyConnection
@@ -225,9 +225,7 @@ class SyncTransport:
             return retried(call, partial(self.send, call, timeout=timeout, retry=False))
         with self.open(call, timeout=timeout, retry=False) as exchange:
             answer = exchange.read()
-        if answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise error_for_answer(answer, call.what)
-        return answer
+        return without_server_error(answer, call)
 
     def open(
         self,
