@@ -122,15 +122,12 @@ def check_user(value: Any) -> str:
         )
     if "\0" in text:
         raise DifyInvalidInputError(f"user is {preview(text)}, and Dify's database holds no NUL character: remove it.")
-    if not text.isascii():
-        check_text(text, "user")
+    check_text(text, "user")
     return text
 
 
 def _text(value: Any, field_name: str) -> str | None:
     """Return a text, a number as the text that a native template has made it of; None for anything else."""
-    if type(value) is str:
-        return value
     with guarded(value, field_name):
         return plain_text(as_text(value))
 

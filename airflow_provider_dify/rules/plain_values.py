@@ -82,14 +82,14 @@ def _plain(value: Any, place: _Place, paths: bool, depth: int, counter: Iterator
     # Most values are these.
     if value is None or kind is bool or (kind is str and value.isascii()):
         return value
-    if kind is not dict and _is_numpy(value) and getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+    if kind is dict:
+        return _plain_items(value, place, paths, depth, counter)
+    if _is_numpy(value) and getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
         item = value.item()
         if not _is_numpy(item):
             value = item
     if isinstance(value, int):
         return _number(value, place)
-    if kind is dict:
-        return _plain_items(value, place, paths, depth, counter)
     if paths and is_path_object(value):
         return value
     text = plain_text(value)

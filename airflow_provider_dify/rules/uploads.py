@@ -135,7 +135,7 @@ def check_destination(value: Any, field_name: str, *, required: bool = False) ->
             value = os.fsdecode(value)
         text = plain_text(value)
         if not text:
-            if (required or (value is not None and text is None)) and not is_path_object(value):
+            if (required or text is None) and not is_path_object(value):
                 raise DifyInvalidInputError(
                     f"{field_name} must be a local path, the URI of an object store, or an ObjectStoragePath, got "
                     f"{shape_of(value)}."
