@@ -10,7 +10,7 @@ EOF
 cat > "$work/style.json" <<EOF
 {"theme": "neutral", "deterministicIds": true, "fontFamily": "sans-serif", "sequence": {"mirrorActors": false}}
 EOF
-PUPPETEER_SKIP_DOWNLOAD=1 npm install --silent --no-audit --no-fund --prefix "$work" @mermaid-js/mermaid-cli@11 > /dev/null
+PUPPETEER_SKIP_DOWNLOAD=1 npm install --silent --no-audit --no-fund --prefix "$work" @mermaid-js/mermaid-cli@11.17.0 > /dev/null
 for source in docs/diagrams/*.mmd; do
     picture="docs/images/$(basename "$source" .mmd).svg"
     "$work/node_modules/.bin/mmdc" --quiet -p "$work/browser.json" -c "$work/style.json" -b white -i "$source" -o "$work/picture.svg"
